@@ -47,6 +47,10 @@ class Refused(NodeError):
     """The request is understood and not allowed."""
 
 
+class Unsupported(NodeError):
+    """This machine, file system or version can't do it, however often it is asked."""
+
+
 class Temporary(NodeError):
     """It may work when tried again.
 

@@ -1,0 +1,385 @@
+"""The blob store: whole, verified, read-only files named by their SHA-256.
+
+Invariant 1: nothing is ever visible under `blobs/` whose SHA-256 is not its name and that is not on stable storage.
+Invariant 2: the file system is the truth; the index can be lost.
+
+The order in which one blob comes in, each step durable before the next: data and manifest aside (`incoming.py`) → its
+manifest's name → its pin → its own name → the index. So a blob that can be seen has its manifest, and whatever an
+interruption leaves is either complete, and taken in at the next start, or debris that nobody sees.
+
+`BlobStore` is for the one process that holds the directory's lock, and for one thread of it at a time.
+`BlobReader` is for everybody else; it needs no lock, because what it can see never changes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
+
+from aibrother_node.content import chunks
+from aibrother_node.content.digest import Digest
+from aibrother_node.errors import InvalidInput, NotFound, VerificationFailed
+from aibrother_node.store.disk import Disk
+from aibrother_node.store.hashing import hash_file
+from aibrother_node.store.incoming import Request, Staged, build, read_at
+from aibrother_node.store.index import Index, IndexReader, ManifestRow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from aibrother_node.content.gguf import GgufLimits
+    from aibrother_node.store.layout import DirectoryLock, Layout
+
+_PREFIX: Final = chunks.ChunkManifest(Digest(bytes(32)), 0, "fixed/1", (), b"", b"").encode()[:11]
+_PIN_CEILING: Final = 64 << 10
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A blob that the store has taken in.
+
+    Attributes:
+        digest, size: what it is.
+        manifest: the digest of its chunk manifest.
+        was_there: its content had been stored before.
+    """
+
+    digest: Digest
+    size: int
+    manifest: Digest
+    was_there: bool
+
+
+class OpenBlob:
+    """An open, whole blob.
+
+    Attributes:
+        digest, size: what it is.
+        fd: a descriptor for positional reads and sendfile; never move its position.
+    """
+
+    __slots__ = ("digest", "fd", "size")
+
+    def __init__(self, digest: Digest, fd: int, size: int) -> None:
+        self.digest = digest
+        self.fd = fd
+        self.size = size
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+class BlobReader:
+    """Looks at whole blobs; any number of processes and threads may."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+        self._index = IndexReader(layout.index)
+
+    def open_blob(self, digest: Digest) -> OpenBlob:
+        """Open a blob.
+
+        Raises:
+            NotFound: it is not here.
+        """
+        try:
+            fd = os.open(self.layout.blob(digest), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        except (FileNotFoundError, NotADirectoryError):
+            raise NotFound(f"{digest} is not here") from None
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(fd)
+            raise NotFound(f"{digest} is not here")
+        return OpenBlob(digest, fd, found.st_size)
+
+    def read_manifest(self, digest: Digest, ceiling: int) -> bytes:
+        """The bytes of a stored manifest, checked to be one and to be what its digest says.
+
+        Args:
+            digest: the manifest's own.
+            ceiling: the size in bytes above which a blob is taken for something else.
+
+        Raises:
+            NotFound: there is no manifest of that digest here.
+        """
+        blob = self.open_blob(digest)
+        try:
+            if blob.size > ceiling:
+                raise NotFound(f"{digest} is no chunk manifest")
+            data = read_at(blob.fd)(0, blob.size)
+        finally:
+            blob.close()
+        try:
+            if chunks.ChunkManifest.decode(data).digest() == digest:
+                return data
+        except InvalidInput:
+            pass
+        raise NotFound(f"{digest} is no chunk manifest")
+
+    def manifests_of(self, blob: Digest) -> list[ManifestRow]:
+        """The stored manifests of a blob, best first."""
+        return self._index.manifests_of(blob)
+
+    def digests(self) -> Iterator[Digest]:
+        """All whole blobs, from the file system, in no order."""
+        with os.scandir(self.layout.blobs) as entries:
+            for entry in entries:
+                try:
+                    digest = Digest.from_hex(entry.name)
+                except InvalidInput:
+                    continue
+                if entry.is_file(follow_symlinks=False):
+                    yield digest
+
+    def totals(self) -> tuple[int, int]:
+        """How many blobs there are, and their bytes in all; from the index, or where it is missing from disk."""
+        known = self._index.totals()
+        if known is not None:
+            return known
+        sizes = [self.layout.blob(digest).stat().st_size for digest in self.digests()]
+        return len(sizes), sum(sizes)
+
+    def pin_reason(self, digest: Digest) -> str | None:
+        """Why a blob is pinned, or None where it is not."""
+        try:
+            with self.layout.pin(digest).open("rb") as file:
+                reason = json.loads(file.read(_PIN_CEILING))["reason"]
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return "unknown"  # a damaged pin still protects
+        return str(reason)
+
+
+class BlobStore(BlobReader):
+    """The store as its one writer uses it."""
+
+    def __init__(self, layout: Layout, disk: Disk, index: Index, limits: GgufLimits, manifest_ceiling: int) -> None:
+        super().__init__(layout)
+        self._disk = disk
+        self._rows = index
+        self._limits = limits
+        self.manifest_ceiling = manifest_ceiling
+
+    @classmethod
+    def open(
+        cls, layout: Layout, lock: DirectoryLock, limits: GgufLimits, *, manifest_ceiling: int, disk: Disk | None = None
+    ) -> Self:
+        """Open the store for writing; `take_in_all` then finishes what an interruption left under `incoming/`.
+
+        Args:
+            layout: where it lies.
+            lock: the right to change it, held as long as the store is used.
+            limits: ceilings of the GGUF reader.
+            manifest_ceiling: size in bytes above which a blob isn't read as a manifest.
+            disk: the file system; tests pass one that records.
+
+        Raises:
+            InvalidInput, NotFound: no data directory, or one of another layout version.
+        """
+        if lock.root != layout.root:
+            raise InvalidInput(f"the lock is on {lock.root}, not {layout.root}")
+        disk = disk or Disk()
+        layout.check_version()
+        store = cls(layout, disk, Index.open(layout.index), limits, manifest_ceiling)
+        # a crash may have come between a rename and the folder's fsync: what we show from now on is durable
+        disk.sync_folder(layout.blobs)
+        disk.sync_folder(layout.pins)
+        store.reconcile()
+        return store
+
+    def close(self) -> None:
+        """Let go of the index; the lock is the caller's."""
+        self._rows.close()
+
+    def take_in(self, staged: Staged, request: Request, *, verify: bool) -> Stored:
+        """Make staged content visible, durably, and remove its folder.
+
+        Args:
+            staged: the folder, held by the caller or known to be complete.
+            request: what it asks for.
+            verify: hash it again: always, but where this very process has just hashed it.
+
+        Raises:
+            VerificationFailed: `data` or `manifest` is not what the request says; the folder is removed.
+        """
+        if verify:
+            try:
+                self.verify_staged(staged, request)
+            except VerificationFailed:
+                self._disk.remove_tree(staged.folder)
+                raise
+        was_there = self.layout.blob(request.digest).exists()
+        self._publish(staged.manifest, request.manifest)
+        if request.pin is not None:
+            self._write_pin(request.digest, request.pin)  # before its blob: at no instant is it free to be collected
+        self._publish(staged.data, request.digest)
+        manifest = chunks.ChunkManifest.decode(self.read_manifest(request.manifest, self.manifest_ceiling))
+        self._enter(
+            [request.manifest, request.digest], [ManifestRow(request.digest, request.manifest, manifest.chunker)]
+        )
+        self._disk.remove_tree(staged.folder)
+        return Stored(request.digest, request.size, request.manifest, was_there)
+
+    def verify_staged(self, staged: Staged, request: Request) -> None:
+        """Hash staged content and compare it with its request. Any thread may: the index isn't touched.
+
+        Raises:
+            VerificationFailed: `data` or `manifest` is not what the request says.
+        """
+        with staged.data.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            hashes = hash_file(file.fileno(), size, chunks.fixed_lengths(size))
+            os.fsync(file.fileno())  # its writer says so too, but invariant 1 is ours to keep
+        if (hashes.whole, size) != (request.digest, request.size):
+            raise VerificationFailed(
+                f"{staged.id} holds {size} bytes of {hashes.whole}, not {request.size} of {request.digest}",
+                expected=str(request.digest),
+                actual=str(hashes.whole),
+            )
+        with staged.manifest.open("rb") as file:
+            data = file.read(self.manifest_ceiling + 1)
+            os.fsync(file.fileno())
+        try:
+            manifest = chunks.ChunkManifest.decode(data)
+        except InvalidInput as error:
+            raise VerificationFailed(f"{staged.id}: its manifest: {error}") from error
+        if (manifest.digest(), manifest.blob, manifest.size) != (request.manifest, request.digest, size):
+            raise VerificationFailed(f"{staged.id}: its manifest describes something else")
+
+    def discard(self, staged: Staged) -> None:
+        """Remove staged content that is not what it says."""
+        self._disk.remove_tree(staged.folder)
+
+    def take_in_all(self) -> list[Stored]:
+        """Take in what is complete under `incoming/`, remove what is debris, leave what somebody is still writing."""
+        stored = []
+        for folder in sorted(self.layout.incoming.iterdir()):
+            if not folder.is_dir() or folder.is_symlink():
+                self._disk.unlink(folder)
+                continue
+            staged = Staged.try_hold(folder)
+            if staged is None:
+                continue
+            with staged:
+                try:
+                    request = staged.request()
+                    if request is not None and staged.data.exists():
+                        stored.append(self.take_in(staged, request, verify=True))
+                        continue
+                except (InvalidInput, VerificationFailed):
+                    pass
+                self._disk.remove_tree(folder)
+        return stored
+
+    def pin(self, digest: Digest, reason: str) -> None:
+        """Keep a blob whatever the policy says.
+
+        Raises:
+            NotFound: it is not here.
+        """
+        if not self.layout.blob(digest).exists():
+            raise NotFound(f"{digest} is not here")
+        self._write_pin(digest, reason)
+
+    def unpin(self, digest: Digest) -> None:
+        """Take a pin away.
+
+        Raises:
+            NotFound: it is not pinned.
+        """
+        if not self.layout.pin(digest).exists():
+            raise NotFound(f"{digest} is not pinned")
+        self._disk.unlink(self.layout.pin(digest))
+        self._disk.sync_folder(self.layout.pins)
+
+    def reconcile(self) -> None:
+        """Make the index say what the file system says."""
+        there = {digest.raw for digest in self.digests()}
+        known = self._rows.digests()
+        self._rows.remove_blobs(Digest(raw) for raw in known - there)
+        new = [Digest(raw) for raw in there - known]
+        rows = []
+        for digest in new:
+            manifest = self._as_manifest(digest)
+            if manifest is not None:
+                rows.append(ManifestRow(manifest.blob, digest, manifest.chunker))
+        self._enter(new, rows)
+
+    def without_manifest(self) -> list[Digest]:
+        """Blobs whose manifest was lost."""
+        return list(self._rows.without_manifest())
+
+    def rebuild_manifest(self, digest: Digest, progress: Callable[[int], None] | None = None) -> Digest:
+        """Read a blob again and store its manifest.
+
+        Returns:
+            The manifest's digest.
+
+        Raises:
+            VerificationFailed: the blob is not what its name says; it is left alone.
+        """
+        blob = self.open_blob(digest)
+        try:
+            chunker, lengths = chunks.cut(read_at(blob.fd), blob.size, self._limits)
+            hashes = hash_file(blob.fd, blob.size, lengths, progress=progress)
+        finally:
+            blob.close()
+        if hashes.whole != digest:
+            raise VerificationFailed(f"{digest} is damaged", expected=str(digest), actual=str(hashes.whole))
+        manifest = build(hashes, blob.size, chunker, lengths)
+        self._disk.write_file(
+            self.layout.blob(manifest.digest()),
+            manifest.encode(),
+            aside=self.layout.incoming / "manifest.new",
+            mode=0o444,
+        )
+        self._enter([manifest.digest()], [ManifestRow(digest, manifest.digest(), chunker)])
+        return manifest.digest()
+
+    def withdraw(self, digest: Digest, reason: str) -> None:
+        """Take a bad blob out of sight and keep it, with the reason, in `quarantine/`."""
+        target = self.layout.quarantine / digest.hex
+        self._disk.write_file(
+            self.layout.quarantine / f"{digest.hex}.json",
+            json.dumps({"digest": str(digest), "reason": reason}).encode() + b"\n",
+            aside=self.layout.incoming / "reason.new",
+        )
+        self._disk.rename(self.layout.blob(digest), target)
+        self._disk.sync_folder(self.layout.quarantine)
+        self._disk.sync_folder(self.layout.blobs)
+        self._rows.remove_blobs([digest])
+
+    def _publish(self, path: Path, digest: Digest) -> None:
+        """Give a durable file its final name; one that has it already stays, with its readers."""
+        target = self.layout.blob(digest)
+        if target.exists():
+            return
+        self._disk.set_mode(path, 0o444)
+        self._disk.rename(path, target)
+        self._disk.sync_folder(self.layout.blobs)
+
+    def _write_pin(self, digest: Digest, reason: str) -> None:
+        self._disk.write_file(
+            self.layout.pin(digest),
+            json.dumps({"reason": reason}).encode() + b"\n",
+            aside=self.layout.incoming / "pin.new",
+        )
+
+    def _as_manifest(self, digest: Digest) -> chunks.ChunkManifest | None:
+        with self.layout.blob(digest).open("rb") as file:
+            if file.read(len(_PREFIX)) != _PREFIX:
+                return None
+        try:
+            return chunks.ChunkManifest.decode(self.read_manifest(digest, self.manifest_ceiling))
+        except NotFound:
+            return None
+
+    def _enter(self, digests: list[Digest], manifests: list[ManifestRow]) -> None:
+        found = [(digest, self.layout.blob(digest).stat()) for digest in digests]
+        self._rows.put_blobs((digest, stat_.st_size, stat_.st_mtime) for digest, stat_ in found)
+        self._rows.put_manifests(manifests)

@@ -1,0 +1,167 @@
+"""The index: what the file system says, in a form that answers quickly.
+
+It holds nothing that can't be read from the blobs again (invariant 2): lose it, and the next start rebuilds it. So its
+writes need not be durable one by one, and whatever it says is checked against the file system when the store opens.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from aibrother_node.content.digest import Digest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+_SCHEMA_VERSION: Final = 1
+_SCHEMA: Final = """
+CREATE TABLE blobs (
+    digest BLOB PRIMARY KEY CHECK (length(digest) = 32),
+    size INTEGER NOT NULL CHECK (size >= 0),
+    added REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE manifests (
+    blob BLOB NOT NULL CHECK (length(blob) = 32),
+    manifest BLOB NOT NULL CHECK (length(manifest) = 32),
+    chunker TEXT NOT NULL,
+    PRIMARY KEY (blob, manifest)
+) WITHOUT ROWID;
+CREATE INDEX manifests_by_digest ON manifests (manifest);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ManifestRow:
+    """One manifest that is stored.
+
+    Attributes:
+        blob: the blob it describes, which need not be here.
+        manifest: its own digest.
+        chunker: `gguf/1` or `fixed/1`.
+    """
+
+    blob: Digest
+    manifest: Digest
+    chunker: str
+
+
+class Index:
+    """The index as its one writer uses it; confined to the thread that opened it."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._db = connection
+
+    @classmethod
+    def open(cls, path: Path) -> Index:
+        """Open the index, or begin an empty one where there is none or what is there can't be used."""
+        try:
+            return cls(_connect(path))
+        except sqlite3.DatabaseError:
+            for suffix in ("", "-wal", "-shm", "-journal"):
+                path.with_name(path.name + suffix).unlink(missing_ok=True)
+            return cls(_connect(path))
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._db.close()
+
+    def digests(self) -> set[bytes]:
+        """The raw digests of all indexed blobs."""
+        return {row[0] for row in self._db.execute("SELECT digest FROM blobs")}
+
+    def put_blobs(self, rows: Iterable[tuple[Digest, int, float]]) -> None:
+        """Enter blobs: digest, size in bytes, time added in seconds since 1970."""
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?)", ((d.raw, size, added) for d, size, added in rows)
+            )
+
+    def put_manifests(self, rows: Iterable[ManifestRow]) -> None:
+        """Enter which manifests describe which blobs."""
+        with self._db:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO manifests VALUES (?, ?, ?)",
+                ((row.blob.raw, row.manifest.raw, row.chunker) for row in rows),
+            )
+
+    def remove_blobs(self, digests: Iterable[Digest]) -> None:
+        """Forget blobs, and what they said as manifests."""
+        raw = [(d.raw,) for d in digests]
+        with self._db:
+            self._db.executemany("DELETE FROM blobs WHERE digest = ?", raw)
+            self._db.executemany("DELETE FROM manifests WHERE manifest = ?", raw)
+
+    def totals(self) -> tuple[int, int]:
+        """How many blobs there are, and their bytes in all."""
+        count, size = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM blobs").fetchone()
+        return count, size
+
+    def manifests_of(self, blob: Digest) -> list[ManifestRow]:
+        """The stored manifests of a blob, best first."""
+        return _manifests_of(self._db, blob)
+
+    def without_manifest(self) -> Iterator[Digest]:
+        """Blobs that are no manifest themselves and that no stored manifest describes."""
+        rows = self._db.execute(
+            "SELECT digest FROM blobs WHERE digest NOT IN (SELECT blob FROM manifests)"
+            " AND digest NOT IN (SELECT manifest FROM manifests)"
+        ).fetchall()
+        return (Digest(row[0]) for row in rows)
+
+
+class IndexReader:
+    """The index as workers use it: read-only, one short-lived connection a question, from any thread."""
+
+    def __init__(self, path: Path) -> None:
+        self._uri = f"{path.absolute().as_uri()}?mode=ro"
+
+    def manifests_of(self, blob: Digest) -> list[ManifestRow]:
+        """The stored manifests of a blob, best first; none where the index is missing or busy."""
+        try:
+            with contextlib.closing(sqlite3.connect(self._uri, uri=True, timeout=2.0)) as db:
+                return _manifests_of(db, blob)
+        except sqlite3.Error:
+            return []
+
+    def totals(self) -> tuple[int, int] | None:
+        """How many blobs there are and their bytes, or None where there is no index to ask."""
+        try:
+            with contextlib.closing(sqlite3.connect(self._uri, uri=True, timeout=2.0)) as db:
+                count, size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM blobs").fetchone()
+                return count, size
+        except sqlite3.Error:
+            return None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    db = sqlite3.connect(path, timeout=10.0, check_same_thread=True)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = NORMAL")
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version == 0:
+            with db:
+                db.executescript(_SCHEMA)
+                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+        elif version != _SCHEMA_VERSION:
+            raise sqlite3.DatabaseError(f"schema version {version}")  # derived data: cheaper to rebuild than to migrate
+        (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def _manifests_of(db: sqlite3.Connection, blob: Digest) -> list[ManifestRow]:
+    rows = db.execute(
+        # the cut by meaning first: it is the one that lets a reader reuse what did not change
+        "SELECT manifest, chunker FROM manifests WHERE blob = ? ORDER BY chunker != 'gguf/1', chunker, manifest",
+        (blob.raw,),
+    ).fetchall()
+    return [ManifestRow(blob, Digest(manifest), chunker) for manifest, chunker in rows]

@@ -1,0 +1,181 @@
+"""The local plane: what this machine's commands ask of a running node, over `run/control.sock`.
+
+Only the node's own user can open the socket, so there are no tokens. Bodies are small JSON; content comes through
+`incoming/` (store/incoming.py). All changes to the store run on one thread, in the order in which they were asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Final, TypeVar
+
+from aiohttp import web
+
+from aibrother_node.content.digest import Digest
+from aibrother_node.errors import InvalidInput, NodeError, NotFound, Temporary, VerificationFailed
+from aibrother_node.store.incoming import Staged
+from aibrother_node.web.errors import answer_error
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aibrother_node.store.blobs import BlobStore, Stored
+
+_LOG: Final = logging.getLogger(__name__)
+_ID: Final = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+_BODY_CEILING: Final = 64 << 10
+_Result = TypeVar("_Result")
+
+
+class StoreThread:
+    """The one thread that changes the store of a running node.
+
+    Args:
+        open_store: makes the store, on that thread.
+    """
+
+    def __init__(self, open_store: Callable[[], BlobStore]) -> None:
+        self._open_store = open_store
+        self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._store: BlobStore | None = None
+
+    async def start(self) -> None:
+        """Open the store."""
+        self._store = await self._run(self._open_store)
+
+    @property
+    def store(self) -> BlobStore:
+        """The store, for what any thread may do."""
+        if self._store is None:
+            raise Temporary("the store is being opened", retry_after=1)
+        return self._store
+
+    async def change(self, work: Callable[[BlobStore], _Result]) -> _Result:
+        """Run something that changes the store."""
+        store = self.store
+        return await self._run(lambda: work(store))
+
+    async def close(self) -> None:
+        """Finish what is running, and close the store."""
+        if self._store is not None:
+            await self._run(self._store.close)
+            self._store = None
+        await asyncio.to_thread(self._executor.shutdown)
+
+    async def _run(self, work: Callable[[], _Result]) -> _Result:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+
+
+async def take_in(thread: StoreThread, staged: Staged) -> Stored:
+    """Check staged content, off the store's thread, then have it taken in.
+
+    Raises:
+        NotFound: the folder is incomplete.
+        VerificationFailed: its content is not what it says; the folder is gone.
+    """
+    request = staged.request()
+    if request is None or not staged.data.exists():
+        raise NotFound(f"nothing complete in {staged.id}")
+    store = thread.store
+    try:
+        await asyncio.to_thread(store.verify_staged, staged, request)
+    except VerificationFailed:
+        await thread.change(lambda store: store.discard(staged))
+        raise
+    return await thread.change(lambda store: store.take_in(staged, request, verify=False))
+
+
+async def tidy_up(thread: StoreThread) -> None:
+    """Finish at start what an interruption left: complete content is taken in, debris removed, manifests made again."""
+    taken = await thread.change(lambda store: store.take_in_all())
+    for stored in taken:
+        _LOG.info("took in %s, which an interrupted command had left complete", stored.digest)
+    for digest in await thread.change(lambda store: store.without_manifest()):
+        try:
+            manifest = await thread.change(lambda store, digest=digest: store.rebuild_manifest(digest))  # type: ignore[misc]
+        except (NodeError, OSError) as error:
+            _LOG.error("no manifest for %s: %s", digest, error)
+        else:
+            _LOG.info("made the manifest of %s again: %s", digest, manifest)
+
+
+class LocalPlane:
+    """The routes of `run/control.sock`.
+
+    Args:
+        thread: the store.
+        status: what `GET /status` answers.
+    """
+
+    def __init__(self, thread: StoreThread, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+        self._thread = thread
+        self._status = status
+
+    def application(self) -> web.Application:
+        """The aiohttp application to serve."""
+        app = web.Application(client_max_size=_BODY_CEILING, middlewares=[_errors])
+        app.add_routes(
+            [
+                web.get("/status", self._get_status),
+                web.post("/incoming/{id}", self._take_in),
+                web.put("/pins/{digest}", self._pin),
+                web.delete("/pins/{digest}", self._unpin),
+            ]
+        )
+        return app
+
+    async def _get_status(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._status())
+
+    async def _take_in(self, request: web.Request) -> web.Response:
+        """Take in what a command has staged; it holds the folder, which is how we know that it is the one that asks."""
+        name = request.match_info["id"]
+        if not _ID.fullmatch(name):
+            raise InvalidInput(f"no id of staged content: {name[:80]!r}")
+        folder = self._thread.store.layout.incoming / name
+        if not folder.is_dir():
+            raise NotFound(f"nothing is staged as {name}")
+        stored = await take_in(self._thread, Staged(folder, -1))
+        return web.json_response(
+            {
+                "digest": str(stored.digest),
+                "size": stored.size,
+                "manifest": str(stored.manifest),
+                "was_there": stored.was_there,
+            }
+        )
+
+    async def _pin(self, request: web.Request) -> web.Response:
+        digest = Digest.parse(request.match_info["digest"])
+        body = await request.json()
+        reason = body.get("reason") if isinstance(body, dict) else None
+        if not isinstance(reason, str):
+            raise InvalidInput("a pin has a reason")
+        await self._thread.change(lambda store: store.pin(digest, reason))
+        return web.json_response({"digest": str(digest)})
+
+    async def _unpin(self, request: web.Request) -> web.Response:
+        digest = Digest.parse(request.match_info["digest"])
+        await self._thread.change(lambda store: store.unpin(digest))
+        return web.json_response({"digest": str(digest)})
+
+
+@web.middleware
+async def _errors(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception as error:
+        if not isinstance(error, NodeError | ValueError):
+            _LOG.exception("%s %s failed", request.method, request.path)
+        if isinstance(error, ValueError) and not isinstance(error, NodeError):
+            error = InvalidInput(f"not JSON: {error}")
+        result = answer_error(error, request.method, writing=True)
+        body = b"".join(part for part in result.parts if isinstance(part, bytes))
+        return web.Response(status=result.status, headers=dict(result.headers), body=body)

@@ -1,0 +1,236 @@
+"""The public plane's requests: from the target to a representation, an answer, and the sender."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import secrets
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, assert_never
+
+from aibrother_node.content.chunks import ChunkManifest
+from aibrother_node.errors import NodeError, NotFound
+from aibrother_node.web.accept import prefers_json
+from aibrother_node.web.answer import (
+    Answer,
+    Representation,
+    answer,
+    blob_representation,
+    manifest_representation,
+    problem,
+)
+from aibrother_node.web.cors import cors_headers, preflight
+from aibrother_node.web.errors import answer_error, method_not_allowed, retry_after
+from aibrother_node.web.public.blob_cache import BlobCache, CachedBlob
+from aibrother_node.web.public.outgoing import HttpDate, Outgoing
+from aibrother_node.web.targets import BlobTarget, ChunksTarget, HealthTarget, ReadyTarget, ServerTarget, parse_target
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping, Sequence
+
+    from aiohttp import web
+
+    from aibrother_node.content.digest import Digest
+    from aibrother_node.store.blobs import BlobReader
+    from aibrother_node.web.public.sender import Sends
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+@dataclass(slots=True)
+class Settings:
+    """What a reload can change.
+
+    Attributes:
+        cors_origins: who may read from a script.
+        max_ranges: ranges in one request.
+        max_manifest: bytes above which a blob isn't taken for a manifest.
+        draining: the process is about to end: not ready, connections are not kept.
+    """
+
+    cors_origins: tuple[str, ...] = ("*",)
+    max_ranges: int = 16
+    max_manifest: int = 64 << 20
+    draining: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One line of `/readyz`: a check that fails makes the node unready, unless it is only a warning."""
+
+    name: str
+    ok: bool
+    detail: str = ""
+    warning: bool = False
+
+
+@dataclass(slots=True)
+class PublicPlane:
+    """Answers the public plane's requests of one worker.
+
+    Attributes:
+        reader: the blobs.
+        sends: the sender.
+        settings: what a reload changes.
+        checks: what `/readyz` asks.
+        report: called after each answer with (request, status, body bytes promised, whether all were sent).
+        cache: open blobs.
+    """
+
+    reader: BlobReader
+    sends: Sends
+    settings: Settings
+    checks: Sequence[Callable[[], Coroutine[None, None, Check]]] = ()
+    report: Callable[[web.BaseRequest, int, int, bool], None] | None = None
+    cache: BlobCache = field(default_factory=BlobCache)
+    _date: HttpDate = field(default_factory=HttpDate)
+
+    async def handle(self, request: web.BaseRequest) -> Outgoing:
+        """Answer one request; never raises but for cancellation."""
+        method = request.method
+        try:
+            if method not in ("GET", "HEAD"):
+                # a body may follow, which nobody wants: don't wait for it
+                return self.outgoing(request, self._other_method(request), close=request.body_exists)
+            target = parse_target(request.raw_path)
+            match target:
+                case BlobTarget():
+                    return await self._blob(request, target)
+                case ChunksTarget():
+                    return await self._chunks(request, target)
+                case HealthTarget():
+                    return self.outgoing(request, _json_answer(200, {"status": "alive"}, method))
+                case ReadyTarget():
+                    return await self._ready(request)
+                case ServerTarget():
+                    raise NotFound("only OPTIONS asks for the server as a whole")
+                case _:
+                    assert_never(target)
+        except NodeError as error:
+            return self.outgoing(request, answer_error(error, method))
+        except Exception as error:
+            _LOG.exception("%s %s failed", method, request.raw_path[:200])
+            return self.outgoing(request, answer_error(error, method))
+
+    def outgoing(
+        self,
+        request: web.BaseRequest,
+        result: Answer,
+        *,
+        fd: int | None = None,
+        release: Callable[[], None] | None = None,
+        close: bool = False,
+    ) -> Outgoing:
+        """Dress an answer with what every answer of this plane carries."""
+        extra = () if result.status == 204 else cors_headers(request.headers.get("Origin"), self.settings.cors_origins)
+        return Outgoing(
+            self.sends,
+            result,
+            self._date.now(),
+            extra=extra,
+            fd=fd,
+            release=release,
+            close=close or self.settings.draining,
+            report=self.report,
+        )
+
+    def _other_method(self, request: web.BaseRequest) -> Answer:
+        if request.method == "OPTIONS":
+            parse_target(request.raw_path)
+            return preflight(request.headers.get("Origin"), self.settings.cors_origins)
+        return method_not_allowed(request.method)
+
+    async def _blob(self, request: web.BaseRequest, target: BlobTarget) -> Outgoing:
+        entry = await self._open(target.digest)
+        try:
+            representation = entry.representation
+            if target.filename is not None:
+                representation = blob_representation(target.digest, entry.blob.size, filename=target.filename)
+            result = self._answer(request, representation)
+        except BaseException:
+            self.cache.release(entry)
+            raise
+        return self.outgoing(request, result, fd=entry.blob.fd, release=lambda: self.cache.release(entry))
+
+    async def _open(self, digest: Digest) -> CachedBlob:
+        entry = self.cache.get(digest)
+        if entry is None:
+            # the folder may have to be read from disk: not on the loop
+            entry = self.cache.put(await asyncio.to_thread(self.reader.open_blob, digest))
+        return entry
+
+    async def _chunks(self, request: web.BaseRequest, target: ChunksTarget) -> Outgoing:
+        as_json = prefers_json(request.headers.get("Accept"))
+        digest, data = await asyncio.to_thread(self._manifest, target, as_json=as_json)
+        representation = manifest_representation(
+            digest, len(data), immutable=target.manifest is not None, as_json=as_json
+        )
+        result = self._answer(request, representation)
+        # a manifest is small and already in memory: its slices are sent from there
+        result.parts = tuple(
+            part if isinstance(part, bytes) else data[part.offset : part.offset + part.length] for part in result.parts
+        )
+        return self.outgoing(request, result)
+
+    def _manifest(self, target: ChunksTarget, *, as_json: bool) -> tuple[Digest, bytes]:
+        """The manifest's digest and the bytes of the form that is wanted. Blocks."""
+        if target.manifest is not None:
+            candidates = [target.manifest]
+        else:
+            candidates = [row.manifest for row in self.reader.manifests_of(target.digest)]
+        for digest in candidates:
+            try:
+                data = self.reader.read_manifest(digest, self.settings.max_manifest)
+            except NotFound:
+                continue
+            manifest = ChunkManifest.decode(data, max_bytes=self.settings.max_manifest)
+            if manifest.blob != target.digest:
+                continue
+            return digest, json.dumps(manifest.to_json()).encode() if as_json else data
+        raise NotFound(f"no chunk manifest of {target.digest} is here")
+
+    def _answer(self, request: web.BaseRequest, representation: Representation) -> Answer:
+        headers = request.headers
+
+        def get(name: str) -> str | None:
+            values = headers.getall(name, None)
+            return None if values is None else values[0] if len(values) == 1 else ", ".join(values)
+
+        return answer(
+            request.method,
+            get,
+            representation,
+            boundary=secrets.token_hex(16) if "," in headers.get("Range", "") else "-",
+            max_ranges=self.settings.max_ranges,
+        )
+
+    async def _ready(self, request: web.BaseRequest) -> Outgoing:
+        checks = [Check("draining", not self.settings.draining, "about to end" if self.settings.draining else "")]
+        checks += [await check() for check in self.checks]
+        ready = all(check.ok or check.warning for check in checks)
+        body = {
+            "ready": ready,
+            "checks": {
+                check.name: {"ok": check.ok, **({"detail": check.detail} if check.detail else {})} for check in checks
+            },
+            "warnings": [check.name for check in checks if check.warning and not check.ok],
+        }
+        result = _json_answer(200 if ready else 503, body, request.method)
+        if not ready:
+            result.headers.append(retry_after(None))
+        return self.outgoing(request, result)
+
+    def malformed(self, request: web.BaseRequest, status: int, title: str) -> Outgoing:
+        """Answer a request that is no HTTP, or that failed inside the server; the connection ends with it."""
+        return self.outgoing(request, problem(status, title, "", method=request.method), close=True)
+
+
+def _json_answer(status: int, body: Mapping[str, object], method: str) -> Answer:
+    data = json.dumps(body).encode()
+    headers = [
+        ("Content-Length", str(len(data))),
+        ("Content-Type", "application/json"),
+        ("Cache-Control", "no-store"),
+    ]
+    return Answer(status, headers) if method == "HEAD" else Answer(status, headers, (data,), len(data))

@@ -1,0 +1,387 @@
+"""Carries an answer's bytes to a client: memory by send, files by sendfile, never more than a slice at a time.
+
+It decides nothing. What is sent, in which order, stands in the answer; this module only moves it, and keeps three
+promises while doing so:
+
+- **Fairness.** At most `SLICE` bytes go out for one client before the loop looks at the others: an unlimited sendfile
+  to a fast client would hold the loop for as long as the client keeps reading.
+- **The loop doesn't wait for the disk.** Before a slice is sent, one byte at its end is read with RWF_NOWAIT
+  (preadv2(2)); where the page cache hasn't got it, a thread reads the slice first.
+- **A body that stops moving is cut**, by whoever owns the set of active sends (`Sends.cut_stalled`).
+
+Sending is done on a duplicate of the socket's descriptor: the event loop allows no second writer on a descriptor that
+belongs to a transport, and the transport stays what reads the next request.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+import sys
+from typing import TYPE_CHECKING, Final, Protocol
+
+from aibrother_node.web.ranges import Slice
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SLICE: Final = 256 << 10
+_AGAIN: Final = (BlockingIOError, InterruptedError)
+_NOWAIT_UNKNOWN: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
+_READ_AHEAD: Final = 4 << 20
+_TCP_INFO_LENGTH: Final = 128  # up to and with tcpi_bytes_acked
+
+
+class Wire(Protocol):
+    """A connection as the sender needs it.
+
+    Attributes:
+        transport: what reads the requests; None once the connection is lost.
+        writable: set while the transport's buffer is below its high-water mark.
+        sending: what is being sent now; whoever loses the connection cuts it.
+    """
+
+    transport: asyncio.Transport | None
+    writable: asyncio.Event
+    sending: Send | None
+
+    def out(self) -> socket.socket:
+        """A duplicate of the connection's socket, the same at each call, open until the connection is lost."""
+
+
+class BodyCut(ConnectionError):
+    """The body can't be finished: the client is gone or stalled, or the file is shorter than it was."""
+
+
+class PageCache:
+    """Whether bytes of a file can be had without waiting for the disk, and a way to make it so."""
+
+    def __init__(self) -> None:
+        self._probe = bytearray(1)
+        self._can_probe = True
+
+    def has(self, fd: int, offset: int, length: int) -> bool:
+        """True when the last byte of the range is in memory, or when the file system can't say."""
+        if not self._can_probe:
+            return True
+        try:
+            os.preadv(fd, [self._probe], offset + length - 1, os.RWF_NOWAIT)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _NOWAIT_UNKNOWN:
+                raise
+            self._can_probe = False
+        return True
+
+    @staticmethod
+    def warm(fd: int, offset: int, length: int) -> None:
+        """Bring a range into memory, start reading what follows, close the descriptor. Blocks: for threads only."""
+        try:
+            os.posix_fadvise(fd, offset, length + _READ_AHEAD, os.POSIX_FADV_WILLNEED)
+            end = offset + length
+            while offset < end:
+                piece = os.pread(fd, min(SLICE, end - offset), offset)
+                if not piece:
+                    return
+                offset += len(piece)
+        finally:
+            os.close(fd)
+
+
+class Sends:
+    """The bodies that one worker is sending now."""
+
+    def __init__(self, stall_timeout: float) -> None:
+        self.stall_timeout = stall_timeout
+        self.pages = PageCache()
+        self.bytes_sent = 0
+        self._active: set[Send] = set()
+
+    def __len__(self) -> int:
+        return len(self._active)
+
+    async def send(self, wire: Wire, answer: Sequence[bytes | Slice], fd: int | None) -> None:
+        """Send an answer's bytes.
+
+        Args:
+            wire: a connection whose own write buffer is empty.
+            answer: the head and the parts after it: bytes, or slices of the file.
+            fd: the file that slices are of; it stays open until this returns.
+
+        Raises:
+            BodyCut: not everything could be sent; the connection has been aborted.
+        """
+        transport = wire.transport
+        if transport is None or transport.is_closing():
+            raise BodyCut("closed by the client")
+        send: _PlainSend | _EncryptedSend
+        if transport.get_extra_info("sslcontext") is None:
+            send = _PlainSend(self, transport, wire.out(), answer, fd)
+            if send.begin():
+                return
+        else:
+            send = _EncryptedSend(self, transport, wire.writable, answer, fd)
+        self._active.add(send)
+        wire.sending = send
+        try:
+            await send.finish()
+        except BaseException:
+            transport.abort()  # nothing may follow half a body, whatever the reason
+            raise
+        finally:
+            self._active.discard(send)
+            wire.sending = None
+
+    def cut_stalled(self, now: float) -> int:
+        """Abort the sends that have moved nothing for `stall_timeout` seconds of the loop's clock.
+
+        Returns:
+            How many there were.
+        """
+        stalled = [send for send in self._active if now - send.last_moved(now) > self.stall_timeout]
+        for send in stalled:
+            send.cut(f"nothing moved for {self.stall_timeout:g} s")
+        return len(stalled)
+
+
+class Send(Protocol):
+    """One answer on its way."""
+
+    def last_moved(self, now: float) -> float:
+        """When bytes were last taken by the client, in the loop's time."""
+
+    def cut(self, reason: str) -> None:
+        """End it."""
+
+
+class _PlainSend:
+    """One answer on its way over a plain socket."""
+
+    def __init__(
+        self,
+        sends: Sends,
+        transport: asyncio.Transport,
+        out: socket.socket,
+        parts: Sequence[bytes | Slice],
+        fd: int | None,
+    ) -> None:
+        self._sends = sends
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._socket = out
+        self._out = out.fileno()
+        self._fd = -1 if fd is None else fd
+        self._parts = parts
+        self._next = 0
+        self._view: memoryview | None = None
+        self._offset = 0
+        self._left = 0
+        self._waiting: asyncio.Future[None] | None = None
+        self._warming = False
+        self._watching = False
+        self._moved_at = self._loop.time()
+        self._take_part()
+
+    def begin(self) -> bool:
+        """Send what goes at once.
+
+        Returns:
+            True when that was everything.
+        """
+        try:
+            while self._next <= len(self._parts):
+                if not self._move():
+                    return False
+        except _AGAIN:
+            return False
+        except OSError as error:
+            self._transport.abort()
+            raise BodyCut(str(error)) from error
+        return True
+
+    async def finish(self) -> None:
+        """Send the rest as the client takes it."""
+        was_reading = self._transport.is_reading()
+        if was_reading:
+            # a client that is still being answered has nothing to say; what it says waits in the kernel
+            self._transport.pause_reading()
+        self._waiting = self._loop.create_future()
+        if not self._warming:
+            self._watch()
+        try:
+            await self._waiting
+        finally:
+            self._unwatch()
+            if was_reading and not self._transport.is_closing():
+                self._transport.resume_reading()
+
+    def last_moved(self, now: float) -> float:
+        return now if self._warming else self._moved_at
+
+    def cut(self, reason: str) -> None:
+        # at once, not when the waiting task gets its turn: by then the descriptor may belong to another connection
+        self._unwatch()
+        if self._waiting is not None and not self._waiting.done():
+            self._waiting.set_exception(BodyCut(reason))
+
+    def _watch(self) -> None:
+        self._watching = True
+        self._loop.add_writer(self._out, self._on_room)
+
+    def _unwatch(self) -> None:
+        if self._watching:
+            self._watching = False
+            self._loop.remove_writer(self._out)
+
+    def _on_room(self) -> None:
+        assert self._waiting is not None
+        if self._waiting.done():
+            return
+        try:
+            if self._transport.is_closing():
+                raise ConnectionResetError(errno.ECONNRESET, "closed by the client")
+            self._move()
+            if self._next > len(self._parts):
+                self._waiting.set_result(None)
+        except _AGAIN:
+            return
+        except OSError as error:
+            self._waiting.set_exception(BodyCut(str(error)))
+
+    def _take_part(self) -> None:
+        """Make the next part current; `_next` beyond the parts means that all is sent."""
+        while self._next < len(self._parts):
+            part = self._parts[self._next]
+            self._next += 1
+            if isinstance(part, Slice):
+                self._view = None
+                self._offset, self._left = part.offset, part.length
+            else:
+                self._view = memoryview(part)
+                self._left = len(part)
+            if self._left:
+                return
+        self._next = len(self._parts) + 1
+
+    def _move(self) -> bool:
+        """Send some of the current part.
+
+        Returns:
+            False when the loop should turn to others first.
+        """
+        if self._view is not None:
+            more = self._next < len(self._parts)
+            sent = self._socket.send(self._view, socket.MSG_MORE if more else 0)
+            self._view = self._view[sent:]
+            yielding = False
+        else:
+            length = min(SLICE, self._left)
+            if not self._sends.pages.has(self._fd, self._offset, length):
+                self._warm(length)
+                return False
+            sent = os.sendfile(self._out, self._fd, self._offset, length)
+            if sent == 0:
+                raise OSError(errno.EIO, "the file is shorter than it was")
+            self._offset += sent
+            self._sends.bytes_sent += sent
+            yielding = True
+        self._left -= sent
+        self._moved_at = self._loop.time()
+        if self._left == 0:
+            self._take_part()
+            return True
+        return not yielding
+
+    def _warm(self, length: int) -> None:
+        """Have a thread read the slice; until it has, room on the socket is of no interest."""
+        self._warming = True
+        self._unwatch()
+        work = self._loop.run_in_executor(None, self._sends.pages.warm, os.dup(self._fd), self._offset, length)
+        work.add_done_callback(self._warmed)
+
+    def _warmed(self, work: asyncio.Future[None]) -> None:
+        self._warming = False
+        self._moved_at = self._loop.time()
+        error = None if work.cancelled() else work.exception()
+        if self._waiting is None or self._waiting.done():
+            return
+        if error is not None:
+            self._waiting.set_exception(BodyCut(f"reading the file: {error}"))
+        else:
+            self._watch()
+
+
+class _EncryptedSend:
+    """One answer on its way through a TLS transport: read a slice, hand it over, wait for room."""
+
+    def __init__(
+        self,
+        sends: Sends,
+        transport: asyncio.Transport,
+        writable: asyncio.Event,
+        parts: Sequence[bytes | Slice],
+        fd: int | None,
+    ) -> None:
+        self._sends = sends
+        self._transport = transport
+        self._writable = writable
+        self._parts = parts
+        self._fd = -1 if fd is None else fd
+        self._loop = asyncio.get_running_loop()
+        self._socket: socket.socket = transport.get_extra_info("socket")
+        self._cut: str | None = None
+        self._moved_at = self._loop.time()
+        self._acknowledged = _bytes_acknowledged(self._socket)
+
+    async def finish(self) -> None:
+        for part in self._parts:
+            if isinstance(part, Slice):
+                offset, end = part.offset, part.offset + part.length
+                while offset < end:
+                    offset += await self._write(await self._read(offset, min(SLICE, end - offset)))
+            else:
+                await self._write(part)
+
+    def last_moved(self, now: float) -> float:
+        # the transport's buffers hide small steps; the kernel knows what the client has confirmed
+        acknowledged = _bytes_acknowledged(self._socket)
+        if acknowledged != self._acknowledged:
+            self._acknowledged = acknowledged
+            self._moved_at = now
+        return self._moved_at
+
+    def cut(self, reason: str) -> None:
+        self._cut = reason
+        self._transport.abort()
+        self._writable.set()
+
+    async def _read(self, offset: int, length: int) -> bytes:
+        if not self._sends.pages.has(self._fd, offset, length):
+            await self._loop.run_in_executor(None, self._sends.pages.warm, os.dup(self._fd), offset, length)
+        data = os.pread(self._fd, length, offset)
+        if not data:
+            raise BodyCut("the file is shorter than it was")
+        self._sends.bytes_sent += len(data)
+        return data
+
+    async def _write(self, data: bytes) -> int:
+        if self._cut is not None or self._transport.is_closing():
+            raise BodyCut(self._cut or "closed by the client")
+        self._transport.write(data)
+        if self._writable.is_set():
+            await asyncio.sleep(0)  # one slice a turn, as on plain sockets
+        else:
+            await self._writable.wait()
+        return len(data)
+
+
+def _bytes_acknowledged(sock: socket.socket) -> int:
+    """tcpi_bytes_acked of linux/tcp.h: the bytes that the peer has confirmed; 0 once the socket is closed."""
+    try:
+        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LENGTH)
+    except OSError:
+        return 0
+    return int.from_bytes(info[_TCP_INFO_LENGTH - 8 :], sys.byteorder) if len(info) == _TCP_INFO_LENGTH else 0

@@ -1,0 +1,143 @@
+"""Request targets of the public plane, parsed into values; nothing else of a target is ever used.
+
+A path is split at its slashes before it is decoded, so that `%2F` never makes a segment; it is decoded once; and there
+is no normalisation: `..`, a doubled or a trailing slash match nothing.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from aibrother_node.content.digest import Digest
+from aibrother_node.errors import InvalidInput, NotFound
+
+MAX_TARGET: Final = 8192
+"""Characters of a request target."""
+
+MAX_QUERY: Final = 2048
+"""Characters of its query."""
+
+# Nearly all requests; this only leaves out work that the rest of the module would do to the same end.
+_PLAIN_BLOB: Final = re.compile(r"/v1/blobs/sha256[:/]([0-9a-f]{64})")
+_ORIGIN: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
+_VISIBLE: Final = re.compile(r"[\x21-\x7e]*")
+_BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
+_ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+
+
+@dataclass(frozen=True, slots=True)
+class BlobTarget:
+    """`/v1/blobs/…`: a blob, and the name under which the client wants to save it, as it came."""
+
+    digest: Digest
+    filename: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ChunksTarget:
+    """`/v1/chunks/…`: the chunk manifest of a blob: the one named, or the catalog's."""
+
+    digest: Digest
+    manifest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HealthTarget:
+    """`/healthz`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReadyTarget:
+    """`/readyz`."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerTarget:
+    """`*`, the server as a whole, for OPTIONS (RFC 9112, 3.2.4)."""
+
+
+Target: TypeAlias = BlobTarget | ChunksTarget | HealthTarget | ReadyTarget | ServerTarget
+
+
+def parse_target(raw_target: str) -> Target:
+    """Read a request target in origin, absolute or asterisk form (RFC 9112, 3.2).
+
+    Raises:
+        InvalidInput: for a target that is too long, not ASCII, wrongly escaped, or has a malformed digest, or the same
+            parameter twice.
+        NotFound: for every other path than those of the public plane.
+    """
+    plain = _PLAIN_BLOB.fullmatch(raw_target)
+    if plain is not None:
+        return BlobTarget(Digest.from_hex(plain[1]))
+    if len(raw_target) > MAX_TARGET:
+        raise InvalidInput(f"a request target has at most {MAX_TARGET} characters")
+    if not _VISIBLE.fullmatch(raw_target):
+        raise InvalidInput("a request target is visible ASCII; escape everything else")
+    if raw_target == "*":
+        return ServerTarget()
+    origin = _ORIGIN.match(raw_target)
+    path, _, query = raw_target[origin.end() if origin else 0 :].partition("?")
+    if not path.startswith("/") and (path or not origin):
+        raise InvalidInput("a request target begins with a slash")
+    if len(query) > MAX_QUERY:
+        raise InvalidInput(f"a query has at most {MAX_QUERY} characters")
+    match [_decode(segment) for segment in path.split("/")]:
+        case ["", "v1", "blobs", "sha256", hex_digits]:
+            return BlobTarget(Digest.from_hex(hex_digits), _parameter(query, "filename"))
+        case ["", "v1", "blobs", digest] if digest:
+            return BlobTarget(Digest.parse(digest), _parameter(query, "filename"))
+        case ["", "v1", "chunks", "sha256", hex_digits]:
+            return ChunksTarget(Digest.from_hex(hex_digits), _manifest(query))
+        case ["", "v1", "chunks", digest] if digest:
+            return ChunksTarget(Digest.parse(digest), _manifest(query))
+        case ["", "healthz"]:
+            return HealthTarget()
+        case ["", "readyz"]:
+            return ReadyTarget()
+    raise NotFound("nothing is served under this path")
+
+
+def _manifest(query: str) -> Digest | None:
+    value = _parameter(query, "manifest")
+    return None if value is None else Digest.parse(value)
+
+
+def _parameter(query: str, wanted: str) -> str | None:
+    """The value of one parameter of a query, None if it is absent; `+` is a space, as forms write it.
+
+    Other parameters are not looked into: what trackers and proxies append is not our input.
+
+    Raises:
+        InvalidInput: if it stands there twice, or is wrongly escaped.
+    """
+    found: str | None = None
+    for pair in query.split("&") if query else ():
+        name, _, value = pair.partition("=")
+        if _decode(name.replace("+", " ")) != wanted:
+            continue
+        if found is not None:
+            raise InvalidInput(f"the parameter {wanted} is given twice")
+        found = _decode(value.replace("+", " "))
+    return found
+
+
+def _decode(text: str) -> str:
+    """Undo percent-encoding (RFC 3986, 2.1), once.
+
+    Raises:
+        InvalidInput: for `%` without two hex digits after it, bytes that are not UTF-8, and NUL.
+    """
+    if "%" not in text:
+        return text
+    if _BAD_ESCAPE.search(text):
+        raise InvalidInput("a percent sign has no two hex digits after it")
+    raw = _ESCAPE.sub(lambda escape: bytes.fromhex(escape[1].decode("ascii")), text.encode("ascii"))
+    if b"\0" in raw:
+        raise InvalidInput("a request target holds no NUL")
+    try:
+        return raw.decode("utf-8")
+    except UnicodeDecodeError as fault:
+        raise InvalidInput("a request target is not UTF-8 once decoded") from fault

@@ -1,0 +1,132 @@
+"""`add`: store files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+from aibrother_tools.app import App, byte_progress, data_option, json_option, pass_app, print_json
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aibrother_node.config import NodeConfig
+    from aibrother_node.store.blobs import BlobStore
+    from aibrother_node.store.incoming import Options
+    from aibrother_node.store.layout import Layout
+
+_REASON: Final = "added by hand"
+
+
+@click.command()
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@data_option
+@click.option("--link", is_flag=True, help="Share the file's blocks (reflink) or fail; never a hard link.")
+@click.option("--move", is_flag=True, help="Rename the file into the store once it is hashed.")
+@click.option("--no-pin", is_flag=True, help="Don't pin: collection may remove it when nothing else names it.")
+@json_option
+@pass_app
+def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool, as_json: bool) -> int:
+    """Store files as pinned blobs, on a stopped or a running node alike.
+
+    Prints digest, size in bytes and path of each. A file that is stored already is recognised.
+    """
+    if link and move:
+        raise click.UsageError("--link and --move exclude each other")
+    import signal
+
+    from aibrother_node.content.gguf import GgufLimits
+    from aibrother_node.errors import NodeError
+    from aibrother_node.store.incoming import Options
+    from aibrother_node.store.layout import Layout
+    from aibrother_tools.cli import exit_code
+
+    # the signal by which a lease on a file being moved is broken (fcntl(2)) would kill us; we look at the lease instead
+    signal.signal(signal.SIGIO, signal.SIG_IGN)
+    config = app.load().config
+    layout = Layout(config.node.data)
+    layout.check_version()
+    options = Options(
+        how="link" if link else "move" if move else "copy",
+        pin=None if no_pin else _REASON,
+        reserve=config.store.reserve_on(_total_bytes(layout)),
+        limits=GgufLimits(header_bytes=config.store.max_gguf_header),
+    )
+    added: list[dict[str, Any]] = []
+    code = 0
+    for path in files:
+        try:
+            size = path.stat().st_size if path.is_file() else None
+            with byte_progress(path.name, size, show=not as_json) as progress:
+                stored = _add(config, layout, path, options, progress)
+        except NodeError as error:
+            click.echo(f"error: {error}", err=True)
+            code = code or exit_code(error)
+            continue
+        added.append({**stored, "path": str(path)})
+        if not as_json:
+            click.echo(f"{stored['digest']}  {stored['size']}  {path}")
+    if as_json:
+        print_json(added)
+    return code
+
+
+def _add(
+    config: NodeConfig, layout: Layout, path: Path, options: Options, progress: Callable[[int], None]
+) -> dict[str, Any]:
+    """Store one file; returns its digest and size."""
+    from aibrother_node.errors import DiskFull, NotFound
+    from aibrother_node.store.disk import Disk
+    from aibrother_node.store.incoming import digest_only, stage
+    from aibrother_tools.local_client import LocalNode, change
+
+    try:
+        staged, request = stage(layout, Disk(), path, options, progress)
+    except DiskFull:
+        # what is here already needs no room
+        digest = digest_only(path)
+        if not layout.blob(digest).exists():
+            raise
+        if options.pin is not None:
+            _pin(config, str(digest), options.pin)
+        if options.how == "move":
+            path.unlink()
+        return {"digest": str(digest), "size": layout.blob(digest).stat().st_size}
+
+    def offline(store: BlobStore) -> None:
+        store.take_in_all()  # what earlier commands left; ours is held, and stays
+        store.take_in(staged, request, verify=False)
+
+    def online(node: LocalNode) -> None:
+        try:
+            node.ask("POST", f"/incoming/{staged.id}", timeout=None)
+        except NotFound:
+            if not layout.blob(request.digest).exists():
+                raise
+            # taken in by a node that ended before it could say so
+
+    with staged:
+        change(config, offline, online)
+    if options.how == "move":
+        path.unlink(missing_ok=True)  # only where it had to be copied
+    return {"digest": str(request.digest), "size": request.size}
+
+
+def _pin(config: NodeConfig, digest: str, reason: str) -> None:
+    from aibrother_node.content.digest import Digest
+    from aibrother_tools.local_client import change
+
+    change(
+        config,
+        lambda store: store.pin(Digest.parse(digest), reason),
+        lambda node: node.ask("PUT", f"/pins/{digest}", {"reason": reason}),
+    )
+
+
+def _total_bytes(layout: Layout) -> int:
+    import os
+
+    stat = os.statvfs(layout.root)
+    return stat.f_blocks * stat.f_frsize

@@ -1,0 +1,38 @@
+"""`check-config`: is the configuration right?"""
+
+from __future__ import annotations
+
+import click
+
+from aibrother_tools.app import App, data_option, json_option, pass_app, print_json, warn
+
+
+@click.command("check-config")
+@data_option
+@json_option
+@pass_app
+def check_config(app: App, as_json: bool) -> int:
+    """Check the configuration; name file, key and reason of each fault."""
+    from aibrother_node.errors import ConfigurationError
+    from aibrother_tools.serve.tls import make_context
+
+    try:
+        loaded = app.load()
+        make_context(loaded.config.public)
+    except ConfigurationError as error:
+        if not as_json:
+            raise
+        print_json({"source": None, "faults": error.faults, "warnings": []})
+        return 2
+    warnings = list(loaded.warnings)
+    keys = loaded.config.keys_dir
+    offline = [keys / name for name in ("root.key", "targets.key") if (keys / name).exists()]
+    if loaded.config.node.public_url and offline:
+        warnings.append(f"{', '.join(map(str, offline))}: root and targets keys belong offline, not on a public node")
+    if as_json:
+        print_json({"source": loaded.source, "faults": [], "warnings": warnings})
+        return 0
+    for warning in warnings:
+        warn(warning)
+    click.echo(f"{loaded.source}: right")
+    return 0

@@ -1,0 +1,30 @@
+"""`pin`: keep a blob."""
+
+from __future__ import annotations
+
+import click
+
+from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+from aibrother_tools.digests import DIGEST
+
+
+@click.command()
+@click.argument("digest", type=DIGEST)
+@click.option("--reason", default="pinned by hand", help="Why; kept with the pin.")
+@data_option
+@json_option
+@pass_app
+def pin(app: App, digest: str, reason: str, as_json: bool) -> None:
+    """Keep a blob whatever the policy says."""
+    from aibrother_node.content.digest import Digest
+    from aibrother_tools.local_client import change
+
+    change(
+        app.load().config,
+        lambda store: store.pin(Digest.parse(digest), reason),
+        lambda node: node.ask("PUT", f"/pins/{digest}", {"reason": reason}),
+    )
+    if as_json:
+        print_json({"digest": digest, "pinned": True})
+    else:
+        click.echo(f"pinned {digest}")

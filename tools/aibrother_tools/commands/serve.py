@@ -1,0 +1,48 @@
+"""`serve`: run the node."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aibrother_tools.app import App, data_option, json_option, pass_app, warn
+
+if TYPE_CHECKING:
+    from aibrother_node.config import NodeConfig
+
+
+@click.command()
+@data_option
+@click.option("--host", multiple=True, metavar="H", help="Address to listen on; may be repeated.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the public plane; 0 picks a free one.")
+@click.option("--workers", type=click.IntRange(1, 1024), help="Processes of the public plane.")
+@json_option
+@pass_app
+def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None, as_json: bool) -> int:
+    """Run the node until SIGTERM or Ctrl-C; SIGHUP reloads.
+
+    Prints one line when it is ready, with its URLs.
+    """
+    from aibrother_tools.serve.run import serve as run
+
+    overrides: dict[str, Any] = {}
+    if host:
+        overrides["public.host"] = list(host)
+    if port is not None:
+        overrides["public.port"] = port
+    if workers is not None:
+        overrides["public.workers"] = workers
+    loaded = app.load(overrides)
+    click.echo(f"configuration: {loaded.source}", err=True)
+    for warning in loaded.warnings:
+        warn(warning)
+
+    def reload() -> NodeConfig:
+        return app.load(overrides).config
+
+    return run(loaded.config, reload=reload, say=_say, as_json=as_json)
+
+
+def _say(line: str) -> None:
+    click.echo(line)

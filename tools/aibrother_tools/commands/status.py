@@ -1,0 +1,36 @@
+"""`status`: how is the node?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aibrother_tools.app import App, data_option, human_bytes, json_option, pass_app, print_json
+
+
+@click.command()
+@data_option
+@json_option
+@pass_app
+def status(app: App, as_json: bool) -> None:
+    """Tell how the node is: from the running node, or from disk when none runs."""
+    from aibrother_node.store.layout import Layout
+    from aibrother_tools.local_client import LocalNode, Unreachable
+    from aibrother_tools.reports import status_report
+
+    config = app.load().config
+    Layout(config.node.data).check_version()
+    report: dict[str, Any]
+    try:
+        report = LocalNode(Layout(config.node.data)).ask("GET", "/status", timeout=5.0)
+    except Unreachable:
+        report = status_report(config, running=False)
+    if as_json:
+        print_json(report)
+        return
+    node, store = report["node"], report["store"]
+    click.echo(f"node     {node['id'] or 'has no key'}{' in ' + node['region'] if node['region'] else ''}")
+    click.echo(f"state    {'running' if node['running'] else 'stopped'}, version {node['version']}")
+    click.echo("catalog  none")
+    click.echo(f"store    {store['blobs']} blobs, {human_bytes(store['bytes'])}; {human_bytes(store['free'])} free")

@@ -1,0 +1,97 @@
+"""Control: the one process of a node that changes its store and its index."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from aibrother_node.content.gguf import GgufLimits
+from aibrother_node.store.blobs import BlobStore
+from aibrother_node.store.layout import DirectoryLock, Layout
+from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
+from aibrother_node.web.control.local_socket import NAME, LocalSocket
+from aibrother_tools.reports import status_report
+from aibrother_tools.serve.child import run_child
+
+if TYPE_CHECKING:
+    from aibrother_node.config import NodeConfig
+
+_LOG: Final = logging.getLogger(__name__)
+
+
+class Control:
+    """Opens the store and serves the local plane.
+
+    Args:
+        lock_fd: the data directory's lock, inherited from the supervisor.
+    """
+
+    def __init__(self, lock_fd: int) -> None:
+        self._lock_fd = lock_fd
+        self._config: NodeConfig
+        self._thread: StoreThread
+        self._runner: web.AppRunner
+        self._tidying: asyncio.Task[None]
+
+    async def start(self, config: NodeConfig) -> None:
+        """Open the store, listen, then finish what an interruption left."""
+        self._config = config
+        layout = Layout(config.node.data)
+        lock = DirectoryLock.inherit(layout.root, self._lock_fd)
+        limits = GgufLimits(header_bytes=config.store.max_gguf_header)
+        self._thread = StoreThread(
+            lambda: BlobStore.open(layout, lock, limits, manifest_ceiling=config.store.max_manifest)
+        )
+        await self._thread.start()
+        self._runner = web.AppRunner(LocalPlane(self._thread, self._status).application(), access_log=None)
+        await self._runner.setup()
+        (layout.run / NAME).unlink(missing_ok=True)  # the lock is ours, so whoever left it is gone
+        with LocalSocket(layout.run) as address:
+            mask = os.umask(0o177)
+            try:
+                await web.UnixSite(self._runner, address).start()
+            finally:
+                os.umask(mask)
+        self._tidying = asyncio.create_task(self._tidy_up(), name="tidy up")
+
+    async def reload(self, config: NodeConfig) -> None:
+        """Take over what status shows; the store's own settings need a restart."""
+        self._config = config
+
+    async def drain(self, patience: float) -> None:
+        """Finish the running change, and stop."""
+        async with asyncio.timeout(patience + 1):
+            await self._runner.cleanup()
+        self._tidying.cancel()
+        await asyncio.gather(self._tidying, return_exceptions=True)
+        (Layout(self._config.node.data).run / NAME).unlink(missing_ok=True)
+        await self._thread.close()
+
+    async def _tidy_up(self) -> None:
+        try:
+            await tidy_up(self._thread)
+        except Exception:
+            _LOG.exception("what an interruption left could not be put right; the next start tries again")
+
+    async def _status(self) -> dict[str, Any]:
+        return await asyncio.to_thread(status_report, self._config, running=True)
+
+
+def main() -> None:
+    """Entry point of the control process; the supervisor starts it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--lock", type=int, required=True)
+    options = parser.parse_args()
+    run_child(options.name, lambda: Control(options.lock), options.channel, options.parent)
+
+
+if __name__ == "__main__":
+    main()

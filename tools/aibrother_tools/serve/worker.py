@@ -1,0 +1,160 @@
+"""A worker: one process of the public plane. It reads blobs and never changes anything."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import os
+import socket
+import stat
+from typing import TYPE_CHECKING, Final
+
+from aibrother_node.errors import ConfigurationError
+from aibrother_node.store.blobs import BlobReader
+from aibrother_node.store.layout import Layout
+from aibrother_node.web.control.local_socket import LocalSocket
+from aibrother_node.web.public.handler import Check, PublicPlane, Settings
+from aibrother_node.web.public.sender import Sends
+from aibrother_node.web.public.server import PublicServer
+from aibrother_tools.serve.child import every, run_child
+from aibrother_tools.serve.logs import AccessLog
+from aibrother_tools.serve.sockets import BACKLOG
+from aibrother_tools.serve.tls import make_context, renew_certificate
+
+if TYPE_CHECKING:
+    import ssl
+
+    from aibrother_node.config import NodeConfig
+    from aibrother_node.content.digest import Digest
+
+_SWEEP: Final = 1.0  # seconds between looks for stalled bodies
+_CONTROL_PATIENCE: Final = 0.5
+
+
+class Worker:
+    """Serves the public plane on sockets that the supervisor bound.
+
+    Args:
+        sockets: listening sockets.
+    """
+
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        self._sockets = sockets
+        self._listeners: list[asyncio.Server] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._context: ssl.SSLContext | None = None
+        self._access_log_task: asyncio.Task[None] | None = None
+        self._server: PublicServer
+        self._plane: PublicPlane
+        self._sends: Sends
+        self._layout: Layout
+
+    async def start(self, config: NodeConfig) -> None:
+        """Listen."""
+        self._layout = Layout(config.node.data)
+        self._layout.check_version()
+        self._context = make_context(config.public)
+        self._sends = Sends(config.limits.send_timeout)
+        self._plane = PublicPlane(
+            BlobReader(self._layout), self._sends, _settings(config), checks=(self._store_check, self._control_check)
+        )
+        self._server = PublicServer(self._plane, config.limits)
+        self._set_access_log(config.log.access_log)
+        self._tasks.append(asyncio.create_task(every(_SWEEP, self._sweep), name="sweep"))
+        loop = asyncio.get_running_loop()
+        for sock in self._sockets:
+            self._listeners.append(
+                await loop.create_server(
+                    self._server,
+                    sock=sock,
+                    backlog=BACKLOG,
+                    ssl=self._context,
+                    ssl_handshake_timeout=config.limits.header_timeout if self._context else None,
+                )
+            )
+
+    async def reload(self, config: NodeConfig) -> None:
+        """Take over certificate, limits, origins and logs."""
+        if self._context is not None and config.public.tls_certificate is not None:
+            await asyncio.to_thread(renew_certificate, self._context, config.public)
+        elif (self._context is None) != (config.public.tls_certificate is None):
+            raise ConfigurationError(["public.tls_certificate: TLS is switched on or off by a restart only"])
+        self._plane.settings = _settings(config)
+        self._server.limits = config.limits
+        self._sends.stall_timeout = config.limits.send_timeout
+        self._set_access_log(config.log.access_log)
+
+    async def drain(self, patience: float) -> None:
+        """Take no new connections, let answers finish."""
+        self._plane.settings.draining = True
+        for listener in self._listeners:
+            listener.close()
+        await self._server.drain(patience)
+        self._set_access_log("")
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    def _set_access_log(self, destination: str) -> None:
+        if self._access_log_task is not None:
+            self._access_log_task.cancel()
+            self._tasks.append(self._access_log_task)
+            self._access_log_task = None
+        self._plane.report = None
+        if destination:
+            log = AccessLog(destination)
+            self._plane.report = log.report
+            self._access_log_task = asyncio.create_task(log.run(), name="access log")
+
+    async def _sweep(self) -> None:
+        self._sends.cut_stalled(asyncio.get_running_loop().time())
+        # a blob that was withdrawn or removed has no name any more; nobody new gets it from an open descriptor
+        self._plane.cache.drop(await asyncio.to_thread(self._nameless, self._plane.cache.digests()))
+
+    def _nameless(self, digests: list[Digest]) -> list[Digest]:
+        return [digest for digest in digests if not self._layout.blob(digest).exists()]
+
+    async def _store_check(self) -> Check:
+        try:
+            found = await asyncio.to_thread(os.stat, self._layout.blobs)
+        except OSError as error:
+            return Check("store", ok=False, detail=error.strerror or "can't be read")
+        return Check("store", ok=stat.S_ISDIR(found.st_mode))
+
+    async def _control_check(self) -> Check:
+        """Control being away is a warning: what is complete is served without it."""
+        try:
+            async with asyncio.timeout(_CONTROL_PATIENCE):
+                with LocalSocket(self._layout.run) as address:
+                    _, writer = await asyncio.open_unix_connection(address)
+        except (OSError, TimeoutError) as error:
+            return Check("control", ok=False, detail=str(error) or "no answer", warning=True)
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+        return Check("control", ok=True, warning=True)
+
+
+def _settings(config: NodeConfig) -> Settings:
+    return Settings(
+        cors_origins=config.public.cors_origins,
+        max_ranges=config.limits.max_ranges,
+        max_manifest=config.store.max_manifest,
+    )
+
+
+def main() -> None:
+    """Entry point of a worker process; the supervisor starts it."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--channel", type=int, required=True)
+    parser.add_argument("--parent", type=int, required=True)
+    parser.add_argument("--name", required=True)
+    parser.add_argument("--listen", type=int, nargs="+", required=True)
+    options = parser.parse_args()
+    sockets = [socket.socket(fileno=fd) for fd in options.listen]
+    run_child(options.name, lambda: Worker(sockets), options.channel, options.parent)
+
+
+if __name__ == "__main__":
+    main()
