@@ -347,7 +347,7 @@ def test_variables_can_begin_an_upstream(load: Load, faults: Faults) -> None:
         ("[store]\nreserve = '5 G'",
          ("store.reserve: '5 G' is not a size such as \"20 GiB\": "
           "'G' is none of B, GB (powers of 1000) and GiB (powers of 1024)")),
-        ("[store]\nmax_gguf_header = 1", "store.max_gguf_header: must be at least 65,536 bytes, not 1"),
+        ("[store]\nmax_manifest = 1", "store.max_manifest: must be at least 65,536 bytes, not 1"),
         # words
         ("[public]\non_miss = 'ask'", "public.on_miss: must be 'fill', 'redirect' or '404', not 'ask'"),
         ("[store]\nmode = 'mirorr'", "store.mode: must be 'mirror' or 'cache', not 'mirorr'"),

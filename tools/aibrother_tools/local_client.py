@@ -117,13 +117,11 @@ class LocalNode:
 @contextmanager
 def with_store(config: NodeConfig, lock: DirectoryLock) -> Iterator[BlobStore]:
     """Open the store of a stopped node."""
-    from aibrother_node.content.gguf import GgufLimits
     from aibrother_node.store.blobs import BlobStore
 
     store = BlobStore.open(
         Layout(config.node.data),
         lock,
-        GgufLimits(header_bytes=config.store.max_gguf_header),
         manifest_ceiling=config.store.max_manifest,
     )
     try:

@@ -18,7 +18,6 @@ IN_EFFECT: Final = (
     "public.cors_origins",
     "public.congestion_control",
     "store.reserve",
-    "store.max_gguf_header",
     "store.max_manifest",
     "catalog.keys_dir",
     "limits.max_connections",

@@ -127,7 +127,6 @@ class StoreSection(Section):
     scrub_rate: Rate = 50_000_000
     gc_grace: Annotated[Duration, Field(ge=3600)] = 7 * 86_400.0
     copies: Annotated[int, Field(ge=1, le=100)] = 2
-    max_gguf_header: Annotated[Size, Field(ge=64 * 1024, le=4 * GIB)] = 256 * 1024**2
     max_manifest: Annotated[Size, Field(ge=64 * 1024, le=GIB)] = 64 * 1024**2
 
     def reserve_on(self, total: int) -> int:

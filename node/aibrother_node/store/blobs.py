@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
 from aibrother_node.content import chunks
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from aibrother_node.content.gguf import GgufLimits
     from aibrother_node.store.layout import DirectoryLock, Layout
 
 _PREFIX: Final = chunks.ChunkManifest(Digest(bytes(32)), 0, "fixed/1", (), b"", b"").encode()[:11]
@@ -158,23 +157,19 @@ class BlobReader:
 class BlobStore(BlobReader):
     """The store as its one writer uses it."""
 
-    def __init__(self, layout: Layout, disk: Disk, index: Index, limits: GgufLimits, manifest_ceiling: int) -> None:
+    def __init__(self, layout: Layout, disk: Disk, index: Index, manifest_ceiling: int) -> None:
         super().__init__(layout)
         self._disk = disk
         self._rows = index
-        self._limits = limits
         self.manifest_ceiling = manifest_ceiling
 
     @classmethod
-    def open(
-        cls, layout: Layout, lock: DirectoryLock, limits: GgufLimits, *, manifest_ceiling: int, disk: Disk | None = None
-    ) -> Self:
+    def open(cls, layout: Layout, lock: DirectoryLock, *, manifest_ceiling: int, disk: Disk | None = None) -> Self:
         """Open the store for writing; `take_in_all` then finishes what an interruption left under `incoming/`.
 
         Args:
             layout: where it lies.
             lock: the right to change it, held as long as the store is used.
-            limits: ceilings of the GGUF reader.
             manifest_ceiling: size in bytes above which a blob isn't read as a manifest.
             disk: the file system; tests pass one that records.
 
@@ -185,7 +180,7 @@ class BlobStore(BlobReader):
             raise InvalidInput(f"the lock is on {lock.root}, not {layout.root}")
         disk = disk or Disk()
         layout.check_version()
-        store = cls(layout, disk, Index.open(layout.index), limits, manifest_ceiling)
+        store = cls(layout, disk, Index.open(layout.index), manifest_ceiling)
         # a crash may have come between a rename and the folder's fsync: what we show from now on is durable
         disk.sync_folder(layout.blobs)
         disk.sync_folder(layout.pins)
@@ -205,13 +200,13 @@ class BlobStore(BlobReader):
             verify: hash it again: always, but where this very process has just hashed it.
 
         Raises:
-            VerificationFailed: `data` or `manifest` is not what the request says; the folder is removed.
+            VerificationFailed: `data` is not what the request says; it lies in quarantine now.
         """
         if verify:
             try:
-                self.verify_staged(staged, request)
-            except VerificationFailed:
-                self._disk.remove_tree(staged.folder)
+                request = self.verify_staged(staged, request)
+            except VerificationFailed as error:
+                self.discard(staged, str(error))
                 raise
         was_there = self.layout.blob(request.digest).exists()
         self._publish(staged.manifest, request.manifest)
@@ -225,34 +220,39 @@ class BlobStore(BlobReader):
         self._disk.remove_tree(staged.folder)
         return Stored(request.digest, request.size, request.manifest, was_there)
 
-    def verify_staged(self, staged: Staged, request: Request) -> None:
+    def verify_staged(self, staged: Staged, request: Request) -> Request:
         """Hash staged content and compare it with its request. Any thread may: the index isn't touched.
 
+        The manifest is made again on the way, so it is right whatever an interruption left of it.
+
+        Returns:
+            The request, with the digest of the manifest that now stands beside the data or in the store.
+
         Raises:
-            VerificationFailed: `data` or `manifest` is not what the request says.
+            VerificationFailed: `data` is not what the request says.
         """
         with staged.data.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            hashes = hash_file(file.fileno(), size, chunks.fixed_lengths(size))
-            os.fsync(file.fileno())  # its writer says so too, but invariant 1 is ours to keep
+            fd = file.fileno()
+            size = os.fstat(fd).st_size
+            chunker, lengths = chunks.cut(read_at(fd), size)
+            hashes = hash_file(fd, size, lengths)
+            os.fsync(fd)  # its writer says so too, but invariant 1 is ours to keep
         if (hashes.whole, size) != (request.digest, request.size):
             raise VerificationFailed(
                 f"{staged.id} holds {size} bytes of {hashes.whole}, not {request.size} of {request.digest}",
                 expected=str(request.digest),
                 actual=str(hashes.whole),
             )
-        with staged.manifest.open("rb") as file:
-            data = file.read(self.manifest_ceiling + 1)
-            os.fsync(file.fileno())
-        try:
-            manifest = chunks.ChunkManifest.decode(data)
-        except InvalidInput as error:
-            raise VerificationFailed(f"{staged.id}: its manifest: {error}") from error
-        if (manifest.digest(), manifest.blob, manifest.size) != (request.manifest, request.digest, size):
-            raise VerificationFailed(f"{staged.id}: its manifest describes something else")
+        manifest = build(hashes, size, chunker, lengths)
+        self._disk.unlink(staged.manifest)
+        with self._disk.create(staged.manifest) as out:
+            out.write_at(manifest.encode(), 0)
+            out.fsync()
+        return replace(request, manifest=manifest.digest())
 
-    def discard(self, staged: Staged) -> None:
-        """Remove staged content that is not what it says."""
+    def discard(self, staged: Staged, reason: str) -> None:
+        """Take staged content that is not what it says out of the way; it may be the only copy of somebody's file."""
+        self._quarantine(staged.data, f"incoming-{staged.id}", reason)
         self._disk.remove_tree(staged.folder)
 
     def take_in_all(self) -> list[Stored]:
@@ -325,7 +325,7 @@ class BlobStore(BlobReader):
         """
         blob = self.open_blob(digest)
         try:
-            chunker, lengths = chunks.cut(read_at(blob.fd), blob.size, self._limits)
+            chunker, lengths = chunks.cut(read_at(blob.fd), blob.size)
             hashes = hash_file(blob.fd, blob.size, lengths, progress=progress)
         finally:
             blob.close()
@@ -343,16 +343,18 @@ class BlobStore(BlobReader):
 
     def withdraw(self, digest: Digest, reason: str) -> None:
         """Take a bad blob out of sight and keep it, with the reason, in `quarantine/`."""
-        target = self.layout.quarantine / digest.hex
-        self._disk.write_file(
-            self.layout.quarantine / f"{digest.hex}.json",
-            json.dumps({"digest": str(digest), "reason": reason}).encode() + b"\n",
-            aside=self.layout.incoming / "reason.new",
-        )
-        self._disk.rename(self.layout.blob(digest), target)
-        self._disk.sync_folder(self.layout.quarantine)
+        self._quarantine(self.layout.blob(digest), digest.hex, reason)
         self._disk.sync_folder(self.layout.blobs)
         self._rows.remove_blobs([digest])
+
+    def _quarantine(self, path: Path, name: str, reason: str) -> None:
+        self._disk.write_file(
+            self.layout.quarantine / f"{name}.json",
+            json.dumps({"name": name, "reason": reason}).encode() + b"\n",
+            aside=self.layout.incoming / "reason.new",
+        )
+        self._disk.rename(path, self.layout.quarantine / name)
+        self._disk.sync_folder(self.layout.quarantine)
 
     def _publish(self, path: Path, digest: Digest) -> None:
         """Give a durable file its final name; one that has it already stays, with its readers."""

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from aibrother_node.content.gguf import GgufLimits
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
@@ -151,13 +150,11 @@ class Options:
         how: `copy`; `link`, a reflink or nothing; `move`, which renames where that is safe and copies where not.
         pin: the reason of the pin, or None for no pin.
         reserve: bytes of the file system that are to stay free.
-        limits: ceilings of the GGUF reader.
     """
 
     how: str
     pin: str | None
     reserve: int
-    limits: GgufLimits
 
 
 def read_at(fd: int) -> Callable[[int, int], bytes]:
@@ -258,16 +255,16 @@ def _fill(
 ) -> Request:
     size = source.st_size
     if rename:
-        chunker, lengths = chunks.cut(read_at(fd), size, options.limits)
+        chunker, lengths = chunks.cut(read_at(fd), size)
         hashes = hash_file(fd, size, lengths, progress=progress)
         os.fsync(fd)
     elif options.how == "link":
         with disk.clone(fd, staged.data) as file:
-            chunker, lengths = chunks.cut(read_at(file.fd), size, options.limits)
+            chunker, lengths = chunks.cut(read_at(file.fd), size)
             hashes = hash_file(file.fd, size, lengths, progress=progress)
             file.fsync()
     else:
-        chunker, lengths = chunks.cut(read_at(fd), size, options.limits)
+        chunker, lengths = chunks.cut(read_at(fd), size)
         with disk.create(staged.data) as file:
             file.allocate(size)
             hashes = hash_file(fd, size, lengths, copy_to=file, progress=progress)

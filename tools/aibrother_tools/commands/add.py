@@ -37,7 +37,6 @@ def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool,
         raise click.UsageError("--link and --move exclude each other")
     import signal
 
-    from aibrother_node.content.gguf import GgufLimits
     from aibrother_node.errors import NodeError
     from aibrother_node.store.incoming import Options
     from aibrother_node.store.layout import Layout
@@ -52,7 +51,6 @@ def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool,
         how="link" if link else "move" if move else "copy",
         pin=None if no_pin else _REASON,
         reserve=config.store.reserve_on(_total_bytes(layout)),
-        limits=GgufLimits(header_bytes=config.store.max_gguf_header),
     )
     added: list[dict[str, Any]] = []
     code = 0

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from aibrother_node.content.gguf import GgufLimits
 from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
@@ -43,10 +42,7 @@ class Control:
         self._config = config
         layout = Layout(config.node.data)
         lock = DirectoryLock.inherit(layout.root, self._lock_fd)
-        limits = GgufLimits(header_bytes=config.store.max_gguf_header)
-        self._thread = StoreThread(
-            lambda: BlobStore.open(layout, lock, limits, manifest_ceiling=config.store.max_manifest)
-        )
+        self._thread = StoreThread(lambda: BlobStore.open(layout, lock, manifest_ceiling=config.store.max_manifest))
         await self._thread.start()
         self._runner = web.AppRunner(LocalPlane(self._thread, self._status).application(), access_log=None)
         await self._runner.setup()

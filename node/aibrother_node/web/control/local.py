@@ -74,18 +74,19 @@ async def take_in(thread: StoreThread, staged: Staged) -> Stored:
 
     Raises:
         NotFound: the folder is incomplete.
-        VerificationFailed: its content is not what it says; the folder is gone.
+        VerificationFailed: its content is not what it says; it lies in quarantine now.
     """
     request = staged.request()
     if request is None or not staged.data.exists():
         raise NotFound(f"nothing complete in {staged.id}")
     store = thread.store
     try:
-        await asyncio.to_thread(store.verify_staged, staged, request)
-    except VerificationFailed:
-        await thread.change(lambda store: store.discard(staged))
+        verified = await asyncio.to_thread(store.verify_staged, staged, request)
+    except VerificationFailed as error:
+        reason = str(error)
+        await thread.change(lambda store: store.discard(staged, reason))
         raise
-    return await thread.change(lambda store: store.take_in(staged, request, verify=False))
+    return await thread.change(lambda store: store.take_in(staged, verified, verify=False))
 
 
 async def tidy_up(thread: StoreThread) -> None:

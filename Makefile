@@ -1,0 +1,51 @@
+# Every target works from a clean clone; it needs git, make and Python >= 3.11 with venv, and PyPI once.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+GGUF ?=
+
+.PHONY: demo test soak check fix bench lock clean
+.DELETE_ON_ERROR:
+
+# Two stamps: the demo needs less than the tests do.
+$(VENV)/.demo: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[demo]'
+	touch $@
+
+$(VENV)/.test: pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c requirements.lock -e '.[test]'
+	touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo
+	$(BIN)/aibrother-node demo $(if $(GGUF),--gguf '$(GGUF)')
+
+test: $(VENV)/.test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+soak: $(VENV)/.test
+	AIBROTHER_SOAK=1 $(BIN)/python -m pytest --timeout 3600 $(PYTEST_ARGS)
+
+check: $(VENV)/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy node replicator tools tests bench
+	$(BIN)/lint-imports --no-logo
+
+fix: $(VENV)/.test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(VENV)/.test
+	$(BIN)/python -m bench.run $(BENCH_ARGS)
+
+# Exact versions of everything, for all supported Pythons; run it when pyproject.toml changes.
+lock: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
+		--no-emit-index-url --no-emit-find-links --output-file requirements.lock pyproject.toml
+
+clean:
+	rm -rf $(VENV) .demo .soak dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
