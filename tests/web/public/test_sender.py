@@ -1,0 +1,220 @@
+"""The sender over real sockets: every byte, in order, whatever the client does; stalled bodies are cut."""
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from aibrother_node.web.public.sender import SLICE, BodyCut, PageCache, Send, Sends
+from aibrother_node.web.ranges import Slice
+
+
+class _Wire(asyncio.Protocol):
+    """A connection with as much of the server as the sender needs."""
+
+    def __init__(self) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.writable = asyncio.Event()
+        self.writable.set()
+        self.sending: Send | None = None
+        self.received = b""
+        self._out: socket.socket | None = None
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.transport = None
+        if self.sending is not None:
+            self.sending.cut("lost")
+        if self._out is not None:
+            self._out.close()
+
+    def out(self) -> socket.socket:
+        if self._out is None:
+            assert self.transport is not None
+            self._out = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
+            self._out.setblocking(False)
+        return self._out
+
+
+@asynccontextmanager
+async def _connected() -> AsyncIterator[tuple[_Wire, asyncio.StreamReader, asyncio.StreamWriter]]:
+    loop = asyncio.get_running_loop()
+    wires: list[_Wire] = []
+
+    def make() -> _Wire:
+        wires.append(_Wire())
+        return wires[-1]
+
+    server = await loop.create_server(make, "127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2], limit=1 << 20)
+    while not wires or wires[0].transport is None:
+        await asyncio.sleep(0)
+    try:
+        yield wires[0], reader, writer
+    finally:
+        writer.close()
+        if wires[0].transport is not None:
+            wires[0].transport.abort()
+        server.close()
+        await server.wait_closed()
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+def content(tmp_path: Path) -> tuple[int, bytes]:
+    data = os.urandom(1 << 20) * 12
+    (tmp_path / "blob").write_bytes(data)
+    return os.open(tmp_path / "blob", os.O_RDONLY), data
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [b"head"],
+        [b"head", b"", b"tail"],
+        [b"head", Slice(0, 1)],
+        [b"head", Slice(5, SLICE)],
+        [b"head", Slice(0, SLICE + 1), b"--", Slice(100, 3 * SLICE), b"--end"],
+        [b"head", Slice(0, 12 << 20)],
+        [b"x" * (4 << 20), Slice((12 << 20) - 1, 1)],
+    ],
+)
+async def test_every_byte_in_order(content: tuple[int, bytes], parts: Sequence[bytes | Slice]) -> None:
+    fd, data = content
+    expected = b"".join(
+        part if isinstance(part, bytes) else data[part.offset : part.offset + part.length] for part in parts
+    )
+    sends = Sends(60)
+    async with _connected() as (wire, reader, _):
+        sending = asyncio.create_task(sends.send(wire, parts, fd))
+        assert await reader.readexactly(len(expected)) == expected
+        await sending
+        # the connection is as it was: the next answer goes the same way
+        await sends.send(wire, [b"next"], None)
+        assert await reader.readexactly(4) == b"next"
+    assert len(sends) == 0
+    assert sends.bytes_sent == sum(part.length for part in parts if isinstance(part, Slice))
+    os.close(fd)
+
+
+async def test_a_slow_reader_gets_everything_and_holds_up_nobody(content: tuple[int, bytes]) -> None:
+    fd, data = content
+    sends = Sends(60)
+    async with _connected() as (slow, slow_reader, _), _connected() as (quick, quick_reader, _):
+        sending = asyncio.create_task(sends.send(slow, [Slice(0, len(data))], fd))
+        await asyncio.sleep(0.05)
+        assert not sending.done()
+        for _ in range(20):
+            await sends.send(quick, [b"quick", Slice(0, 1000)], fd)
+            assert await quick_reader.readexactly(1005) == b"quick" + data[:1000]
+        assert not sending.done()
+        assert await slow_reader.readexactly(len(data)) == data
+        await sending
+    os.close(fd)
+
+
+async def test_what_a_client_says_during_its_answer_is_read_after_it(content: tuple[int, bytes]) -> None:
+    fd, data = content
+    sends = Sends(60)
+    async with _connected() as (wire, reader, writer):
+        sending = asyncio.create_task(sends.send(wire, [Slice(0, len(data))], fd))
+        await asyncio.sleep(0.02)
+        writer.write(b"next request")
+        await writer.drain()
+        await asyncio.sleep(0.02)
+        assert wire.received == b""
+        await reader.readexactly(len(data))
+        await sending
+        async with asyncio.timeout(5):
+            while wire.received != b"next request":
+                await asyncio.sleep(0.01)
+    os.close(fd)
+
+
+async def test_a_body_that_stops_moving_is_cut(content: tuple[int, bytes]) -> None:
+    fd, data = content
+    sends = Sends(stall_timeout=10)
+    async with _connected() as (wire, _, _):
+        sending = asyncio.create_task(sends.send(wire, [Slice(0, len(data))], fd))
+        await asyncio.sleep(0.1)
+        now = asyncio.get_running_loop().time()
+        assert sends.cut_stalled(now) == 0
+        assert sends.cut_stalled(now + 11) == 1
+        with pytest.raises(BodyCut, match="nothing moved for 10 s"):
+            await sending
+        assert wire.transport is None or wire.transport.is_closing()
+    os.close(fd)
+
+
+async def test_a_client_that_goes_away_ends_its_send(content: tuple[int, bytes]) -> None:
+    fd, data = content
+    sends = Sends(60)
+    async with _connected() as (wire, _, writer):
+        sending = asyncio.create_task(sends.send(wire, [Slice(0, len(data))], fd))
+        await asyncio.sleep(0.05)
+        writer.transport.abort()
+        async with asyncio.timeout(5):
+            with pytest.raises(BodyCut):
+                await sending
+    assert len(sends) == 0
+    os.close(fd)
+
+
+async def test_a_file_that_got_shorter_cuts_the_body(tmp_path: Path) -> None:
+    path = tmp_path / "blob"
+    path.write_bytes(bytes(1000))
+    fd = os.open(path, os.O_RDONLY)
+    sends = Sends(60)
+    async with _connected() as (wire, reader, _):
+        with pytest.raises(BodyCut, match="shorter"):
+            await sends.send(wire, [b"head", Slice(0, 2000)], fd)
+        assert len(await reader.read(5000)) < 2004, "never padded"
+    os.close(fd)
+
+
+async def test_what_is_not_in_memory_is_read_by_a_thread(
+    content: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fd, data = content
+    sends = Sends(60)
+    cold = {0, 5 * SLICE}
+    warmed: list[int] = []
+    real = PageCache.warm
+
+    def has(_: PageCache, __: int, offset: int, ___: int) -> bool:
+        return offset not in cold
+
+    def warm(descriptor: int, offset: int, length: int) -> None:
+        warmed.append(offset)
+        cold.discard(offset)
+        real(descriptor, offset, length)
+
+    # the page cache can't be emptied for one file without root, so its answer is made up; the reading is real
+    monkeypatch.setattr(PageCache, "has", has)
+    monkeypatch.setattr(sends.pages, "warm", warm)
+    async with _connected() as (wire, reader, _):
+        sending = asyncio.create_task(sends.send(wire, [b"head", Slice(0, len(data))], fd))
+        assert await reader.readexactly(len(data) + 4) == b"head" + data
+        await sending
+    assert warmed[0] == 0
+    os.close(fd)
+
+
+def test_the_page_cache_knows_what_was_just_written(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(SLICE))
+    fd = os.open(path, os.O_RDONLY)
+    pages = PageCache()
+    assert pages.has(fd, 0, SLICE)
+    pages.warm(os.dup(fd), 0, SLICE)
+    os.close(fd)
