@@ -131,7 +131,8 @@ class PublicPlane:
             extra=extra,
             fd=fd,
             release=release,
-            close=close or self.settings.draining,
+            # aiohttp stops parsing behind an offer to upgrade; nobody who makes one is kept waiting for what follows
+            close=close or self.settings.draining or "Upgrade" in request.headers,
             report=self.report,
         )
 

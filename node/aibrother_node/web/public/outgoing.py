@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from aibrother_node.web.answer import Answer, Header
-    from aibrother_node.web.public.sender import Sends, Wire
+    from aibrother_node.web.public.sender import Sends
+    from aibrother_node.web.public.server import Connection
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -90,6 +91,7 @@ class Outgoing(web.StreamResponse):
         self._fd = fd
         self._release = release
         self._report = report
+        self._wire: Connection | None = None
         if close:
             self.force_close()
 
@@ -110,8 +112,8 @@ class Outgoing(web.StreamResponse):
         )
         done = False
         try:
-            wire = cast("Wire", request.protocol)  # aiohttp's type hides that it is our Connection
-            await self._sends.send(wire, [head, *self._answer.parts], self._fd)
+            self._wire = cast("Connection", request.protocol)  # aiohttp's type hides that it is ours
+            await self._sends.send(self._wire, [head, *self._answer.parts], self._fd)
             done = True
         finally:
             if self._release is not None:
@@ -121,8 +123,10 @@ class Outgoing(web.StreamResponse):
         return None
 
     async def write_eof(self, data: bytes = b"") -> None:
-        """Nothing is left to do; aiohttp calls this last."""
+        """End the connection where the client has ended its side; aiohttp calls this last."""
         assert not data
+        if self._wire is not None and self._wire.is_over():
+            self.force_close()
 
     async def write(self, data: bytes | bytearray | memoryview) -> NoReturn:  # noqa: ARG002 - aiohttp's signature
         """Nothing can be added to an answer."""

@@ -49,6 +49,7 @@ class Connection(web_protocol.RequestHandler):
         self._header_timer: asyncio.TimerHandle | None = None
         self._out: socket.socket | None = None
         self.sending: Send | None = None
+        self.ended = False
         self.writable = asyncio.Event()
         self.writable.set()
 
@@ -78,8 +79,24 @@ class Connection(web_protocol.RequestHandler):
         super().data_received(data)
         if self._request_count != seen:
             self._stop_header_timer()
-        elif self._header_timer is None and not self._request_in_progress and data:
+        elif self._header_timer is None and self._is_idle() and data:
             self._start_header_timer()
+
+    def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's says None, asyncio's protocols may say more
+        """The client says no more (it may still listen): answer what it asked, then close.
+
+        Returns:
+            Whether the transport is to stay open for writing; TLS has no such state (RFC 8446, 6.1).
+        """
+        super().eof_received()
+        self.ended = True
+        if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
+            return False
+        return not self._is_idle()
+
+    def is_over(self) -> bool:
+        """Whether the client has said its last and nothing of that waits for an answer."""
+        return self.ended and not self._messages
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Let go of everything."""
@@ -118,6 +135,10 @@ class Connection(web_protocol.RequestHandler):
         _LOG.error("a request failed", exc_info=exc)
         return self._server.plane.malformed(request, status, "Internal Server Error")
 
+    def _is_idle(self) -> bool:
+        """Whether a request is being waited for: neither one is at hand nor is one being answered or wound up."""
+        return self._waiter is not None and not self._waiter.done()
+
     def _start_header_timer(self) -> None:
         self._header_timer = self._loop.call_later(self._server.limits.header_timeout, self._header_too_slow)
 
@@ -128,7 +149,7 @@ class Connection(web_protocol.RequestHandler):
 
     def _header_too_slow(self) -> None:
         self._header_timer = None
-        if not self._request_in_progress and self.transport is not None:
+        if self._is_idle() and self.transport is not None:
             self.transport.abort()
 
 
