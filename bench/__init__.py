@@ -1,0 +1,1 @@
+"""Compares the node, alternately in one run, with nginx, `sha256sum` and aria2c; see README.md."""
