@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
+import resource
 import socket
 import stat
 from typing import TYPE_CHECKING, Final
@@ -25,11 +27,13 @@ from aibrother_tools.serve.tls import make_context, renew_certificate
 if TYPE_CHECKING:
     import ssl
 
-    from aibrother_node.config import NodeConfig
+    from aibrother_node.config import LimitsSection, NodeConfig
     from aibrother_node.content.digest import Digest
 
 _SWEEP: Final = 1.0  # seconds between looks for stalled bodies
 _CONTROL_PATIENCE: Final = 0.5
+_OTHER_DESCRIPTORS: Final = 640  # cached blobs, sockets, the log
+_LOG: Final = logging.getLogger(__name__)
 
 
 class Worker:
@@ -59,7 +63,7 @@ class Worker:
         self._plane = PublicPlane(
             BlobReader(self._layout), self._sends, _settings(config), checks=(self._store_check, self._control_check)
         )
-        self._server = PublicServer(self._plane, config.limits)
+        self._server = PublicServer(self._plane, _fitting(config.limits))
         self._set_access_log(config.log.access_log)
         self._tasks.append(asyncio.create_task(every(_SWEEP, self._sweep), name="sweep"))
         loop = asyncio.get_running_loop()
@@ -81,7 +85,7 @@ class Worker:
         elif (self._context is None) != (config.public.tls_certificate is None):
             raise ConfigurationError(["public.tls_certificate: TLS is switched on or off by a restart only"])
         self._plane.settings = _settings(config)
-        self._server.limits = config.limits
+        self._server.limits = _fitting(config.limits)
         self._sends.stall_timeout = config.limits.send_timeout
         self._set_access_log(config.log.access_log)
 
@@ -134,6 +138,16 @@ class Worker:
         with contextlib.suppress(ConnectionError):
             await writer.wait_closed()
         return Check("control", ok=True, warning=True)
+
+
+def _fitting(limits: LimitsSection) -> LimitsSection:
+    """The limits, with no more connections than this process has descriptors for: each takes two, blobs the rest."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
+    if descriptors == resource.RLIM_INFINITY or limits.max_connections <= room:
+        return limits
+    _LOG.warning("limits.max_connections: %d descriptors are enough for %d connections", descriptors, room)
+    return limits.model_copy(update={"max_connections": room})
 
 
 def _settings(config: NodeConfig) -> Settings:
