@@ -259,7 +259,7 @@ class _Download:
         self._emit(
             {
                 "event": "start",
-                "sha256": str(self._digest),
+                "sha256": self._digest.hex,
                 "size": size,
                 "manifest": manifest is not None,
                 "reused": reused,

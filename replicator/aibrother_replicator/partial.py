@@ -258,10 +258,6 @@ class Partial:
         """
         self._opened().write_at(view, offset)
 
-    def start_writeback(self, offset: int, length: int) -> None:
-        """Let the kernel begin to write these bytes out."""
-        self._opened().start_writeback(offset, length)
-
     def mark(self, indices: Iterable[int], hashes: Sequence[bytes] | None = None) -> None:
         """Note that chunks are in the data file; the next `sync` records it.
 

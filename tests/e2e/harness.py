@@ -41,7 +41,9 @@ class Result:
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return our environment without what would configure a node, and with warnings shown."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("AIBROTHER_", "NOTIFY_", "LISTEN_"))}
+    kept = {
+        name: value for name, value in os.environ.items() if not name.startswith(("AIBROTHER_", "NOTIFY_", "LISTEN_"))
+    }
     return {**kept, "PYTHONWARNINGS": "default", "COLUMNS": "100", **(extra or {})}
 
 
@@ -184,8 +186,7 @@ class Node:
         return [added["digest"] for added in result.json]
 
     def put(self, source: Path, digest: str) -> None:
-        """Slip a file into a stopped node's store without its being hashed."""
-        assert self.process is None
+        """Slip a file into the store behind the node's back; when it starts, it reads what has no manifest."""
         source.rename(self.data / "blobs/sha256" / digest.removeprefix("sha256:"))
 
     # -- running

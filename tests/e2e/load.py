@@ -101,9 +101,7 @@ class _Client:
     async def ask(self, first: int, length: int, pause: float = 0) -> None:
         began = time.monotonic()
         last = first + length - 1
-        self._writer.write(
-            f"GET {self._target} HTTP/1.1\r\nHost: a\r\nRange: bytes={first}-{last}\r\n\r\n".encode()
-        )
+        self._writer.write(f"GET {self._target} HTTP/1.1\r\nHost: a\r\nRange: bytes={first}-{last}\r\n\r\n".encode())
         head = await self._reader.readuntil(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 206 "), head
         assert f"\r\nContent-Range: bytes {first}-{last}/{len(self._data)}\r\n".encode() in head, head

@@ -40,13 +40,15 @@ def stream(wire: Wire, target: str, first: int, length: int) -> None:
         left -= len(piece)
 
 
-def test_serving_60_gib_takes_no_more_than_serving_60_mib(make_node: Callable[..., Node], tmp_path: Path, soaking: bool) -> None:
+def test_serving_60_gib_takes_no_more_than_serving_60_mib(
+    make_node: Callable[..., Node], tmp_path: Path, soaking: bool
+) -> None:
     node = make_node(empty=True)
-    # never hashed, so any name will do
+    node.start()
+    # put there behind the node's back and never hashed, so any name will do
     huge, small = f"sha256:{'a' * 64}", f"sha256:{'b' * 64}"
     node.put(sparse(tmp_path / "huge", HUGE), huge)
     node.put(sparse(tmp_path / "small", SMALL), small)
-    node.start()
     worker = node.child()
     peaks = {}
     with Wire(("127.0.0.1", node.port)) as wire:

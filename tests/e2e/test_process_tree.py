@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from conftest import Content
 
-CLIENTS = rounds(100, 200)
+CLIENTS = rounds(60, 200)
 BODY = rounds(1_000_000, 3_000_000)
 
 
@@ -41,7 +41,9 @@ def test_a_killed_worker_takes_only_its_own_connections_along(make_node: Callabl
     children = node.children()
     assert sorted(children) == ["control", "worker-0", "worker-1"]
     with downloads(node, large) as load:
-        eventually(lambda: sum(len(clients_of(children[f"worker-{n}"], port)) for n in (0, 1)) == CLIENTS, "all clients")
+        eventually(
+            lambda: sum(len(clients_of(children[f"worker-{n}"], port)) for n in (0, 1)) == CLIENTS, "all clients"
+        )
         hit = clients_of(children["worker-0"], port)
         spared = clients_of(children["worker-1"], port)
         assert hit
@@ -85,9 +87,7 @@ def test_a_worker_that_is_killed_again_and_again(make_node: Callable[..., Node],
         assert node.child() != worker
 
 
-def test_a_killed_control_hurts_no_download(
-    make_node: Callable[..., Node], large: Content, tmp_path: Path
-) -> None:
+def test_a_killed_control_hurts_no_download(make_node: Callable[..., Node], large: Content, tmp_path: Path) -> None:
     node = make_node().start(workers=2)
     children = node.children()
     new = tmp_path / "new"
@@ -115,12 +115,13 @@ def test_a_stopped_control_is_a_warning(make_node: Callable[..., Node], large: C
         os.kill(control, signal.SIGSTOP)
         try:
             warned = 0
-            until = time.monotonic() + 3
+            until = time.monotonic() + rounds(2, 10)
             while time.monotonic() < until:
                 reply = node.get("/readyz")
                 assert reply.status == 200
                 warned += reply.json["warnings"] == ["control"]
                 assert node.get(large.target, {"Range": "bytes=0-9"}).body == large.data[:10]
+                time.sleep(0.05)
         finally:
             os.kill(control, signal.SIGCONT)
         eventually(lambda: is_ready(node), "a control that answers")
@@ -197,11 +198,7 @@ def test_a_port_that_another_node_listens_on(make_node: Callable[..., Node]) -> 
     first = make_node().start()
     second = make_node()
     second.launch(port=first.port)
-    try:
-        code = eventually(lambda: second.process.poll() is not None or None, "its end", 10) and second.end()  # type: ignore[union-attr]
-    finally:
-        second.discard()
-    assert code == 1
+    assert second.end() == 1
     assert f"can't listen on [::]:{first.port}" in second.log or f"can't listen on 0.0.0.0:{first.port}" in second.log
 
 
@@ -225,6 +222,24 @@ def test_a_directory_of_a_newer_version(make_node: Callable[..., Node]) -> None:
     refused = node.command("serve", "--port", "0")
     assert refused.code == 1
     assert "layout version 2" in refused.err
+
+
+def test_a_lost_manifest_of_a_large_blob_keeps_nobody_waiting(
+    make_node: Callable[..., Node], model: Content, tmp_path: Path
+) -> None:
+    """Reading the blob again takes minutes; commands and the end of the node don't wait for it."""
+    node = make_node(node__drain_seconds=20)
+    large = tmp_path / "large"
+    large.touch()
+    os.truncate(large, 200 << 30)
+    node.put(large, "sha256:" + "a" * 64)
+    node.start()
+    began = time.monotonic()
+    assert node.command("pin", model.digest).code == 0
+    assert time.monotonic() - began < 10
+    began = time.monotonic()
+    node.stop()
+    assert time.monotonic() - began < 10
 
 
 @pytest.mark.soak

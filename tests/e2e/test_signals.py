@@ -96,7 +96,9 @@ def test_a_second_signal_ends_at_once(
         assert time.monotonic() - began < 2
 
 
-def test_requests_on_their_way_at_the_end_are_answered_or_refused(make_node: Callable[..., Node], model: Content) -> None:
+def test_requests_on_their_way_at_the_end_are_answered_or_refused(
+    make_node: Callable[..., Node], model: Content
+) -> None:
     """Nobody gets half an answer when the node is told to end."""
     node = make_node().start()
     at = ("127.0.0.1", node.port)

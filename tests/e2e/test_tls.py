@@ -46,7 +46,9 @@ def secure(tmp_path_factory: pytest.TempPathFactory, filled: Node) -> Iterator[N
 def tls(node: Node, **how: int) -> Wire:
     """A TLS connection that trusts the node's certificate and nothing else."""
     context = ssl.create_default_context(cafile=str(node.folder / "cert.pem"))
-    return Wire(("127.0.0.1", node.port), wrap=lambda sock: context.wrap_socket(sock, server_hostname="127.0.0.1"), **how)
+    return Wire(
+        ("127.0.0.1", node.port), wrap=lambda sock: context.wrap_socket(sock, server_hostname="127.0.0.1"), **how
+    )
 
 
 def test_whole_and_ranges(secure: Node, contents: dict[str, Content]) -> None:
@@ -153,6 +155,28 @@ def test_readers_that_stop_are_cut_and_cost_little(secure: Node, large: Content)
     growth = memory(worker, "VmHWM") - before
     print(f"20 stalled TLS clients: RSS +{growth / 1e6:.1f} MB at the peak")
     assert growth < 60 << 20
+
+
+def test_a_running_download_is_finished_at_the_end(
+    make_node: Callable[..., Node], large: Content, tmp_path: Path
+) -> None:
+    """To its last byte: what the worker has encrypted and not yet sent when it is told to end is sent too."""
+    node = make_node(node__drain_seconds=10)
+    certificate, key = make_certificate(node.folder)
+    node.configure(public__tls_certificate=str(certificate), public__tls_key=str(key))
+    node.start()
+    with tls(node, receive_buffer=1 << 16) as wire:
+        wire.ask(large.target, "Range: bytes=0-999999")
+        wire.head()
+        body = wire.body(300_000)
+        node.send(signal.SIGTERM)
+        while len(body) < 1_000_000:
+            time.sleep(0.1)
+            body += wire.body(50_000)
+        assert body == large.data[:1_000_000]
+        began = time.monotonic()
+        assert node.end() == 0
+        assert time.monotonic() - began < 5, "a client that keeps its side open is not waited for"
 
 
 def test_a_new_certificate_by_reload(make_node: Callable[..., Node], large: Content, tmp_path: Path) -> None:

@@ -63,7 +63,11 @@ RANGES: list[tuple[str, int, list[tuple[int, int]]]] = [
     ("bytes=10-19, 5-6 ,, 2000000-", 206, [(10, 20), (5, 7), (2_000_000, N)]),
     ("bytes=0-99,50-149", 206, [(0, 100), (50, 150)]),
     (f"bytes=0-1,{N}-", 206, [(0, 2)]),  # of several one is left: a plain 206
-    ("bytes=" + ",".join(f"{n * 1000}-{n * 1000 + 300}" for n in range(16)), 206, [(n * 1000, n * 1000 + 301) for n in range(16)]),
+    (
+        "bytes=" + ",".join(f"{n * 1000}-{n * 1000 + 300}" for n in range(16)),
+        206,
+        [(n * 1000, n * 1000 + 301) for n in range(16)],
+    ),
     ("bytes=" + ",".join(f"{n}-{n}" for n in range(0, 34, 2)), 416, []),
     ("bytes=0-9,5-14,10-19", 416, []),
     (f"bytes={N}-", 416, []),
@@ -203,6 +207,7 @@ def test_conditions_over_the_wire(v4: tuple[str, int], model: Content, fields: l
 
 # -- connections
 
+
 def test_pipelined_requests_are_answered_in_order(address: tuple[str, int], contents: dict[str, Content]) -> None:
     medium, model = contents["medium"], contents["model"]
     asked = [
@@ -278,6 +283,7 @@ def test_an_offer_to_upgrade_is_passed_over(v4: tuple[str, int], model: Content,
 
 # -- other paths, methods and errors
 
+
 @pytest.mark.parametrize(
     ("target", "status"),
     [
@@ -342,7 +348,9 @@ def test_options(v4: tuple[str, int], model: Content) -> None:
 
 @pytest.mark.parametrize("target", ["{blob}", "/healthz", "/readyz", "{chunks}", "/v1/x", "/v1/blobs/sha256:0"])
 def test_scripts_may_read_every_answer(v4: tuple[str, int], model: Content, target: str) -> None:
-    answer = fetch(v4, target.format(blob=model.target, chunks=f"/v1/chunks/{model.digest}"), "Origin: https://a.example")
+    answer = fetch(
+        v4, target.format(blob=model.target, chunks=f"/v1/chunks/{model.digest}"), "Origin: https://a.example"
+    )
     assert answer.all("Access-Control-Allow-Origin") == ["*"]
     exposed = answer["Access-Control-Expose-Headers"].split(", ")
     assert {"Content-Range", "ETag", "Repr-Digest", "Content-Length", "Retry-After"} <= set(exposed)
@@ -385,6 +393,7 @@ def test_health_and_readiness(v4: tuple[str, int]) -> None:
 
 
 # -- chunk manifests
+
 
 def test_the_manifest_that_add_made(v4: tuple[str, int], node: Node, model: Content) -> None:
     target = f"/v1/chunks/{model.digest}"

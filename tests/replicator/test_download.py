@@ -82,7 +82,7 @@ def test_a_blob_arrives_verified(pull: Pull) -> None:
     assert [(report.bytes, report.errors) for report in result.sources] == [(len(DATA), 0)]
     assert pull.of("start")[0] == {
         "event": "start",
-        "sha256": str(DIGEST),
+        "sha256": DIGEST.hex,
         "size": len(DATA),
         "manifest": True,
         "reused": 0,

@@ -92,7 +92,7 @@ def pull(
         document = {
             "event": "plan",
             "path": str(target),
-            "sha256": str(digest),
+            "sha256": digest.hex,
             "size": planned.size,
             "fetch": planned.fetch,
             "disk": planned.disk,
@@ -110,7 +110,7 @@ def pull(
             {
                 "event": "done",
                 "path": str(result.path),
-                "sha256": str(result.sha256),
+                "sha256": result.sha256.hex,
                 "size": result.size,
                 "fetched": result.fetched,
                 "reused": result.reused,

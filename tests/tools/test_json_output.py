@@ -1,0 +1,160 @@
+"""What commands print with `--json` is what the schemas in the package say; and how `pull` ends."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from conftest import Content
+from e2e.harness import Node, Result, run
+
+ABSENT = "sha256:" + "0" * 64
+
+
+def _schema(name: str) -> Any:
+    return json.loads((resources.files("aibrother_tools") / "data" / "schemas" / f"{name}.json").read_text())
+
+
+def _valid(name: str, text: str) -> Any:
+    document = json.loads(text)
+    jsonschema.validate(document, _schema(name))
+    return document
+
+
+def _pull(node: Node, *arguments: str | Path) -> Result:
+    return run("pull", *arguments, "--from", node.url)
+
+
+@pytest.mark.parametrize("path", sorted(resources.files("aibrother_tools").joinpath("data/schemas").iterdir(), key=str))
+def test_the_schemas_are_schemas(path: Any) -> None:
+    jsonschema.Draft202012Validator.check_schema(json.loads(path.read_text()))
+
+
+def test_commands_on_a_stopped_node(tmp_path: Path, model: Content) -> None:
+    data = tmp_path / "data"
+    made = _valid("init", run("init", "--no-catalog", "--data", data, "--region", "eu", "--json").out)
+    (added,) = _valid("add", run("add", model.path, "--data", data, "--json").out)
+    assert added == {"digest": model.digest, "size": model.size, "path": str(model.path)}
+    status = _valid("status", run("status", "--data", data, "--json").out)
+    assert status["node"]["id"] == made["node"]["id"]
+    assert (status["node"]["running"], status["node"]["region"]) == (False, "eu")
+    assert _valid("pin", run("unpin", model.digest, "--data", data, "--json").out)["pinned"] is False
+    assert _valid("pin", run("pin", model.digest, "--data", data, "--json").out)["pinned"] is True
+    report = _valid("verify", run("verify", "--data", data, "--json").out)
+    assert report["blobs"] == status["store"]["blobs"] == 2
+    assert _valid("check-config", run("check-config", "--data", data, "--json").out)["faults"] == []
+    (data / "node.toml").write_text("[public]\nprot = 1\n")
+    faults = run("check-config", "--data", data, "--json")
+    assert faults.code == 2
+    assert "did you mean" in _valid("check-config", faults.out)["faults"][0]
+
+
+def test_the_ready_line(make_node: Callable[..., Node]) -> None:
+    node = make_node().start()
+    jsonschema.validate({"event": "ready", "node": "0" * 64, "pid": 1, "urls": {"public": node.urls}}, _schema("serve"))
+
+
+def test_pull_tells_its_events_and_ends_with_done(node: Node, model: Content, tmp_path: Path) -> None:
+    result = _pull(node, model.digest, "-o", tmp_path / "out", "--json")
+    assert result.code == 0
+    events = [_valid("pull", line) for line in result.out.splitlines()]
+    assert events[0]["event"] == "start"
+    done = events[-1]
+    assert done.pop("sources") == [{"url": node.url, "bytes": model.size, "errors": 0}]
+    hex_digits = model.digest.removeprefix("sha256:")
+    assert done == {
+        "event": "done",
+        "path": str(tmp_path / "out"),
+        "sha256": hex_digits,
+        "size": model.size,
+        "fetched": model.size,
+        "reused": 0,
+    }
+    assert (tmp_path / "out").read_bytes() == model.data
+    again = _valid("pull", _pull(node, model.digest, "-o", tmp_path / "out", "--json").out.splitlines()[-1])
+    assert (again["fetched"], again["reused"]) == (0, model.size)
+
+
+def test_a_plan_downloads_nothing(node: Node, large: Content, tmp_path: Path) -> None:
+    result = _pull(node, large.digest, "-o", tmp_path / "out", "--dry-run", "--json")
+    assert _valid("pull", result.out)["fetch"] == large.size
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pull_of_what_is_not_there(node: Node, tmp_path: Path) -> None:
+    result = _pull(node, ABSENT, "-o", tmp_path / "out")
+    assert result.code == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_pull_from_nobody(tmp_path: Path) -> None:
+    assert run("pull", ABSENT, "--from", "http://127.0.0.1:1", "-o", tmp_path / "out").code == 75
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["phi-2-mobile", "--from", "http://127.0.0.1:1"],
+        ["sha256:abc", "--from", "http://127.0.0.1:1"],
+        [ABSENT],
+        [ABSENT, "--from", "http://127.0.0.1:1", "--limit", "fast"],
+    ],
+)
+def test_wrong_usage_of_pull(arguments: list[str]) -> None:
+    assert run("pull", *arguments).code == 2
+
+
+def test_a_source_that_is_wrong_ends_with_3_and_names_the_chunk(
+    make_node: Callable[..., Node], large: Content, tmp_path: Path
+) -> None:
+    bad = make_node(empty=True)
+    bad.add(large.path)
+    blob = bad.data / "blobs" / "sha256" / large.digest.removeprefix("sha256:")
+    blob.chmod(0o644)
+    with blob.open("r+b") as file:
+        file.seek((17 << 20) + 3)
+        file.write(b"tampered")
+    bad.start()
+    result = _pull(bad, large.digest, "-o", tmp_path / "out", "--json")
+    assert result.code == 3
+    corrupt = [event for event in map(json.loads, result.out.splitlines()) if event["event"] == "corrupt"]
+    jsonschema.validate(corrupt[0], _schema("pull"))
+    assert (corrupt[0]["chunk"], corrupt[0]["url"]) == (2, bad.url)
+    assert corrupt[0]["expected"] != corrupt[0]["actual"]
+    assert not list(tmp_path.glob("out*")), "nothing is kept"
+
+    good = make_node().start()
+    result = run("pull", large.digest, "--from", bad.url, "--from", good.url, "-o", tmp_path / "out")
+    assert result.code == 0
+    assert (tmp_path / "out").read_bytes() == large.data
+
+
+def test_ctrl_c_leaves_what_the_next_pull_goes_on_with(node: Node, large: Content, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aibrother_tools", "pull", large.digest, "--from", node.url]
+    command += ["-o", str(tmp_path / "out"), "--json"]
+    with subprocess.Popen([*command, "--limit", "20 MB/s"], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if json.loads(line).get("done", 0) > large.size // 4:
+                break
+        process.send_signal(signal.SIGINT)
+        deadline = time.monotonic() + 20
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.returncode == 130
+    assert not (tmp_path / "out").exists()
+    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    done = json.loads(result.stdout.splitlines()[-1])
+    assert done["reused"] > large.size // 8
+    assert done["reused"] + done["fetched"] >= large.size
+    assert (tmp_path / "out").read_bytes() == large.data
