@@ -73,7 +73,7 @@ class Load:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:
             self._process.kill()
-        out, _ = self._process.communicate(timeout=PATIENCE * 10)
+        out = self._process.communicate(timeout=PATIENCE * 10)[0]
         if kind is None:
             assert self._process.returncode == 0
             self.report = Report(**json.loads(out))

@@ -77,8 +77,9 @@ def test_curl_by_ipv6(node: Node, model: Content, tmp_path: Path) -> None:
 
 
 def test_aria2_with_sixteen_connections(node: Node, large: Content, tmp_path: Path) -> None:
+    url = node.url + large.target
     # fmt: off
-    call(client("aria2c"), "--no-conf", "-q", "-x16", "-s16", "-k1M", "-d", tmp_path, "-o", "out", node.url + large.target)
+    call(client("aria2c"), "--no-conf", "-q", "-x16", "-s16", "-k1M", "-d", tmp_path, "-o", "out", url)
     # fmt: on
     assert (tmp_path / "out").read_bytes() == large.data
 

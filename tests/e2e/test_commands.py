@@ -11,8 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
-from counts import rounds
 
+from counts import rounds
 from e2e.harness import PATIENCE, PROGRAM, Node, Result, environment, eventually, run
 from e2e.wire import fetch
 
@@ -98,11 +98,6 @@ def test_add_copies(either: Node, some_file: Path) -> None:
     assert stored.read_bytes() == data
 
 
-def test_add_says_it_in_json(either: Node, some_file: Path) -> None:
-    added = either.command("add", "--json", some_file)
-    assert added.json == [{"digest": digest_of(some_file), "size": 200_000, "path": str(some_file)}]
-
-
 def test_add_moves(either: Node, some_file: Path) -> None:
     data, digest, inode = some_file.read_bytes(), digest_of(some_file), some_file.stat().st_ino
     assert either.command("add", "--move", some_file).code == 0
@@ -144,10 +139,9 @@ def test_add_without_a_pin_then_pin_and_unpin(either: Node, some_file: Path) -> 
     digest = digest_of(some_file)
     assert either.command("add", "--no-pin", some_file).code == 0
     assert not pin(either, digest).exists()
-    pinned = either.command("pin", digest, "--reason", "für immer")
-    assert (pinned.code, pinned.out) == (0, f"pinned {digest}\n")
+    pinned = either.command("pin", digest, "--reason", "für immer", "--json")
+    assert (pinned.code, pinned.json) == (0, {"digest": digest, "pinned": True})
     assert json.loads(pin(either, digest).read_text())["reason"] == "für immer"
-    assert either.command("pin", "--json", digest).json == {"digest": digest, "pinned": True}
     unpinned = either.command("unpin", digest)
     assert (unpinned.code, unpinned.out) == (0, f"unpinned {digest}\n")
     assert not pin(either, digest).exists()
@@ -175,16 +169,13 @@ def test_what_cannot_be_added(either: Node, some_file: Path, tmp_path: Path) -> 
     os.mkfifo(fifo)
     loop = tmp_path / "loop"
     loop.symlink_to(loop)
-    for path, code, said in [
-        (tmp_path / "nothing", 4, "no such file"),
-        (tmp_path, 1, "not a regular file"),
-        (fifo, 1, "not a regular file"),
-        (tmp_path / "nothing" / "below", 4, "no such file"),
-        (loop, 1, "loop"),
-    ]:
-        added = either.command("add", path)
-        assert (added.code, added.out) == (code, ""), added
-        assert said in added.err
+    missing = either.command("add", tmp_path / "nothing")
+    assert (missing.code, missing.out) == (4, "")
+    assert "no such file" in missing.err
+    irregular = either.command("add", tmp_path, fifo, loop)
+    assert (irregular.code, irregular.out) == (1, "")
+    assert irregular.err.count("not a regular file") == 2
+    assert str(loop) in irregular.err
     assert listing(either) == before
     # what is right beside what is wrong is added all the same
     mixed = either.command("add", "--json", tmp_path / "nothing", some_file)
@@ -224,7 +215,7 @@ def test_an_empty_file(either: Node, tmp_path: Path) -> None:
 
 def test_two_at_once(either: Node, tmp_path: Path) -> None:
     paths = []
-    for n in range(4):
+    for n in range(3):
         path = tmp_path / str(n)
         path.write_bytes(f"{either.process} {n // 2}".encode() * 100_000)  # two have the same content
         paths.append(path)

@@ -9,8 +9,8 @@ from contextlib import ExitStack, suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from counts import rounds
 
+from counts import rounds
 from e2e.harness import Node, descriptors, eventually, forget_peak, memory
 from e2e.wire import Answer, Ended, Wire, fetch, request
 
@@ -63,7 +63,7 @@ def seconds_until_end(wire: Wire) -> float:
 def test_a_header_that_drips_is_cut(at: tuple[str, int]) -> None:
     began = time.monotonic()
     with Wire(at) as wire:
-        with pytest.raises(OSError):  # noqa: PT011 - reset or broken pipe
+        with suppress(ConnectionError):
             for byte in request("/healthz", "X-Slow: " + "x" * 4000):
                 wire.send(bytes([byte]))
                 time.sleep(0.02)
@@ -76,7 +76,7 @@ def test_a_second_header_that_drips_is_cut_too(at: tuple[str, int]) -> None:
         wire.send(request("/healthz") + b"GET /healthz HT")
         assert wire.answer().status == 200
         began = time.monotonic()
-        with pytest.raises(OSError):  # noqa: PT011
+        with suppress(ConnectionError):
             for _ in range(400):
                 time.sleep(0.05)
                 wire.send(b"x")
@@ -113,6 +113,7 @@ def test_a_reader_that_stops_is_cut_and_hurts_nobody(
     at: tuple[str, int], strict: Node, large: Content, cleanup: ExitStack
 ) -> None:
     worker = strict.child()
+    open_before = descriptors(worker)
     stalled = [cleanup.enter_context(Wire(at, receive_buffer=1 << 16)) for _ in range(8)]
     forget_peak(worker)
     for wire in stalled:
@@ -128,6 +129,7 @@ def test_a_reader_that_stops_is_cut_and_hurts_nobody(
             slowest = max(slowest, time.monotonic() - asked)
             time.sleep(0.01)
     assert slowest < 1
+    eventually(lambda: descriptors(worker) <= open_before + 2, "all of them cut", 10)
     for wire in stalled:
         received = 0
         try:
@@ -200,10 +202,8 @@ def test_what_is_no_http_is_refused(at: tuple[str, int], data: bytes) -> None:
 def refused(at: tuple[str, int], data: bytes) -> Answer:
     """The problem document with which a connection ends; it arrives whatever else the client still writes."""
     with Wire(at, timeout=HEADER + 5) as wire:
-        try:
+        with suppress(ConnectionError):  # it need not take everything
             wire.send(data)
-        except (ConnectionResetError, BrokenPipeError):
-            pass  # it need not take everything
         answer = wire.answer()
         answer.problem()
         assert answer["Access-Control-Allow-Origin"] == "*"
@@ -282,10 +282,8 @@ def test_a_huge_body_is_not_waited_for(at: tuple[str, int], model: Content) -> N
 def test_an_upload_is_told_no(at: tuple[str, int], model: Content) -> None:
     """Who sends a body that nobody wants can read the answer."""
     with Wire(at) as wire:
-        try:
+        with suppress(ConnectionResetError, BrokenPipeError):
             wire.send(request(model.target, "Content-Length: 300000", method="POST") + bytes(300_000))
-        except (ConnectionResetError, BrokenPipeError):
-            pass
         answer = wire.answer()
         assert answer.status == 405
         answer.problem()
@@ -303,7 +301,7 @@ def test_random_bytes(at: tuple[str, int], soaking: bool) -> None:
     """Requests with a few bytes changed, cut and doubled: an answer or an end, always soon."""
     made = random.Random(7)
     whole = request("/healthz", "Range: bytes=0-0", "Content-Length: 3", "Connection: keep-alive") + b"abc"
-    for _ in range(rounds(150, 3000)):
+    for _ in range(rounds(100, 3000)):
         data = bytearray(whole)
         for _ in range(made.randint(1, 4)):
             at_byte = made.randrange(len(data))
@@ -444,7 +442,7 @@ def test_clients_that_reset_in_the_middle_leave_nothing_behind(
     worker = strict.child()
     before = descriptors(worker)
     log = strict.log
-    for n in range(rounds(150, 5000)):
+    for n in range(rounds(80, 5000)):
         wire = Wire(at, receive_buffer=1 << 16)
         wire.ask(large.target, f"Range: bytes={n * 1000}-" + (",0-0" if n % 3 == 0 else ""))
         if n % 4:

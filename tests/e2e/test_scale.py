@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from counts import rounds
-
 from e2e.harness import Node, descriptors, eventually, forget_peak, memory
 from e2e.load import Load
 
@@ -28,7 +27,7 @@ def test_a_thousand_clients_that_keep_their_connections(make_node: Callable[...,
     report = load.report
     peak = memory(worker, "VmHWM")
     print(
-        f"1,000 clients, {report.requests} requests: RSS {before / 1e6:.1f} MB before, {peak / 1e6:.1f} MB at its peak; "
+        f"1,000 clients, {report.requests} requests: RSS {before / 1e6:.1f} MB, peak {peak / 1e6:.1f} MB; "
         f"p50 {report.quantile(0.5) * 1e3:.1f} ms, p99 {report.quantile(0.99) * 1e3:.1f} ms"
     )
     assert report.errors == {}

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 import msgpack
 import pytest
 
-from e2e.harness import Node
 from e2e.wire import Answer, Ended, Wire, fetch, request
 
 if TYPE_CHECKING:
     from conftest import Content
+    from e2e.harness import Node
 
 ABSENT = "sha256:" + "0" * 64
 

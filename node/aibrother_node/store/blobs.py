@@ -323,6 +323,16 @@ class BlobStore(BlobReader):
         Raises:
             VerificationFailed: the blob is not what its name says; it is left alone.
         """
+        manifest = self.read_again(digest, progress)
+        self.put_manifest(manifest)
+        return manifest.digest()
+
+    def read_again(self, digest: Digest, progress: Callable[[int], None] | None = None) -> chunks.ChunkManifest:
+        """Make a blob's manifest from its bytes and store nothing; any thread may.
+
+        Raises:
+            VerificationFailed: the blob is not what its name says; it is left alone.
+        """
         blob = self.open_blob(digest)
         try:
             chunker, lengths = chunks.cut(read_at(blob.fd), blob.size)
@@ -331,15 +341,17 @@ class BlobStore(BlobReader):
             blob.close()
         if hashes.whole != digest:
             raise VerificationFailed(f"{digest} is damaged", expected=str(digest), actual=str(hashes.whole))
-        manifest = build(hashes, blob.size, chunker, lengths)
+        return build(hashes, blob.size, chunker, lengths)
+
+    def put_manifest(self, manifest: chunks.ChunkManifest) -> None:
+        """Store the manifest of a blob that is here."""
         self._disk.write_file(
             self.layout.blob(manifest.digest()),
             manifest.encode(),
             aside=self.layout.incoming / "manifest.new",
             mode=0o444,
         )
-        self._enter([manifest.digest()], [ManifestRow(digest, manifest.digest(), chunker)])
-        return manifest.digest()
+        self._enter([manifest.digest()], [ManifestRow(manifest.blob, manifest.digest(), manifest.chunker)])
 
     def withdraw(self, digest: Digest, reason: str) -> None:
         """Take a bad blob out of sight and keep it, with the reason, in `quarantine/`."""

@@ -38,6 +38,9 @@ class _Wire(asyncio.Protocol):
         if self._out is not None:
             self._out.close()
 
+    def is_over(self) -> bool:
+        return False
+
     def out(self) -> socket.socket:
         if self._out is None:
             assert self.transport is not None

@@ -49,7 +49,7 @@ def bind_all(hosts: Sequence[str], port: int, workers: int, congestion_control: 
             for host in hosts:
                 for mine in bound:
                     try:
-                        sock = _bind(host, chosen, congestion_control)
+                        sock = _bind(host, chosen, congestion_control, first=mine is bound[0])
                     except OSError as error:
                         if error.errno in {errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL} and ":" in host and len(hosts) > 1:
                             break
@@ -68,17 +68,20 @@ def bind_all(hosts: Sequence[str], port: int, workers: int, congestion_control: 
     raise AssertionError("the last attempt returns or raises")
 
 
-def _bind(host: str, port: int, congestion_control: str) -> socket.socket:
+def _bind(host: str, port: int, congestion_control: str, *, first: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
     try:
         # what is set here, accepted connections inherit
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if not first:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         _tune(sock, congestion_control)
         sock.bind((host, port))
+        # the first one says so only now: else another node's sockets, which have it too, would let us in beside them
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         sock.listen(BACKLOG)
     except BaseException:
         sock.close()
@@ -102,7 +105,7 @@ def passed_by_parent(
 
     Args:
         environ: the environment: `LISTEN_PID` must be this process, `LISTEN_FDS` says how many.
-        workers: how many share them: each gets its own while there are enough, else they share.
+        workers: how many share them: each gets its own while there are enough, else they share; none is left over.
         congestion_control: as in `bind_all`.
 
     Returns:
@@ -133,7 +136,12 @@ def passed_by_parent(
         by_address.setdefault((address[0], address[1]), []).append(sock)
     if not by_address:
         return []
-    return [[group[i % len(group)] for group in by_address.values()] for i in range(workers)]
+    shares: list[list[socket.socket]] = [[] for _ in range(workers)]
+    for group in by_address.values():
+        # every socket has a worker, and every worker a socket: in one without, clients would wait for ever
+        for i in range(max(workers, len(group))):
+            shares[i % workers].append(group[i % len(group)])
+    return shares
 
 
 def bracketed(host: str) -> str:

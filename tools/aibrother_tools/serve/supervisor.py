@@ -122,6 +122,12 @@ class Supervisor:
             await asyncio.gather(*keepers, *others, return_exceptions=True)
             for child in self._children:
                 self._kill(child)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(5):
+                    await _all_ended(self._children)  # the loop must not close before it has heard of their ends
+            for child in self._children:
+                if child.channel is not None:
+                    await child.channel.close()
         return self._exit_code
 
     def _specs(self) -> list[ChildSpec]:
@@ -258,6 +264,10 @@ class Supervisor:
             self._notifier.ready("reload failed: see the log")
             return
         changed, waiting = reloadable_changes(self._config, fresh)
+        if (self._config.public.tls_certificate is None) != (fresh.public.tls_certificate is None):
+            # another certificate is for now; TLS or not is for all workers at once
+            switched = [key for key in changed if key.startswith("public.tls_")]
+            changed, waiting = [key for key in changed if key not in switched], [*switched, *waiting]
         for key in waiting:
             _LOG.warning("reload: %s takes effect at the next start", key)
         # what needs a restart stays as it is, also for children that are started again from now on

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import logging
 import os
 import resource
@@ -131,12 +130,16 @@ class Worker:
         try:
             async with asyncio.timeout(_CONTROL_PATIENCE):
                 with LocalSocket(self._layout.run) as address:
-                    _, writer = await asyncio.open_unix_connection(address)
+                    reader, writer = await asyncio.open_unix_connection(address)
+                try:
+                    # the kernel accepts for a process that is stopped or stuck: only an answer shows that it lives
+                    writer.write(b"GET /alive HTTP/1.0\r\n\r\n")
+                    if not await reader.read(1):
+                        raise ConnectionResetError("closed without an answer")
+                finally:
+                    writer.close()
         except (OSError, TimeoutError) as error:
             return Check("control", ok=False, detail=str(error) or "no answer", warning=True)
-        writer.close()
-        with contextlib.suppress(ConnectionError):
-            await writer.wait_closed()
         return Check("control", ok=True, warning=True)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
@@ -94,13 +95,24 @@ async def tidy_up(thread: StoreThread) -> None:
     taken = await thread.change(lambda store: store.take_in_all())
     for stored in taken:
         _LOG.info("took in %s, which an interrupted command had left complete", stored.digest)
-    for digest in await thread.change(lambda store: store.without_manifest()):
-        try:
-            manifest = await thread.change(lambda store, digest=digest: store.rebuild_manifest(digest))  # type: ignore[misc]
-        except (NodeError, OSError) as error:
-            _LOG.error("no manifest for %s: %s", digest, error)
-        else:
-            _LOG.info("made the manifest of %s again: %s", digest, manifest)
+    stop = threading.Event()
+
+    def go_on(_: int) -> None:
+        if stop.is_set():
+            raise Temporary("the node ends")
+
+    try:
+        for digest in await thread.change(lambda store: store.without_manifest()):
+            try:
+                # reading a large blob takes minutes: not on the thread for which commands wait
+                manifest = await asyncio.to_thread(thread.store.read_again, digest, go_on)
+                await thread.change(lambda store, manifest=manifest: store.put_manifest(manifest))  # type: ignore[misc]
+            except (NodeError, OSError) as error:
+                _LOG.error("no manifest for %s: %s", digest, error)
+            else:
+                _LOG.info("made the manifest of %s again: %s", digest, manifest.digest())
+    finally:
+        stop.set()
 
 
 class LocalPlane:
@@ -120,6 +132,7 @@ class LocalPlane:
         app = web.Application(client_max_size=_BODY_CEILING, middlewares=[_errors])
         app.add_routes(
             [
+                web.get("/alive", self._alive),
                 web.get("/status", self._get_status),
                 web.post("/incoming/{id}", self._take_in),
                 web.put("/pins/{digest}", self._pin),
@@ -127,6 +140,10 @@ class LocalPlane:
             ]
         )
         return app
+
+    async def _alive(self, _: web.Request) -> web.Response:
+        """Workers ask; that there is an answer is the answer."""
+        return web.Response(status=204)
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return web.json_response(await self._status())

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from aibrother_node.web.answer import Answer, Header
-    from aibrother_node.web.public.sender import Sends
-    from aibrother_node.web.public.server import Connection
+    from aibrother_node.web.public.sender import Sends, Wire
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -91,7 +90,7 @@ class Outgoing(web.StreamResponse):
         self._fd = fd
         self._release = release
         self._report = report
-        self._wire: Connection | None = None
+        self._wire: Wire | None = None
         if close:
             self.force_close()
 
@@ -112,7 +111,7 @@ class Outgoing(web.StreamResponse):
         )
         done = False
         try:
-            self._wire = cast("Connection", request.protocol)  # aiohttp's type hides that it is ours
+            self._wire = cast("Wire", request.protocol)  # aiohttp's type hides that it is our Connection
             await self._sends.send(self._wire, [head, *self._answer.parts], self._fd)
             done = True
         finally:

@@ -50,6 +50,9 @@ class Wire(Protocol):
     def out(self) -> socket.socket:
         """A duplicate of the connection's socket, the same at each call, open until the connection is lost."""
 
+    def is_over(self) -> bool:
+        """Whether the client has said its last and nothing of that waits for an answer."""
+
 
 class BodyCut(ConnectionError):
     """The body can't be finished: the client is gone or stalled, or the file is shorter than it was."""

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
 from aiohttp import web, web_protocol
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
@@ -20,8 +20,6 @@ from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 from aibrother_node.web.public.outgoing import HttpDate, Outgoing, render_head
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
     from aibrother_node.config import LimitsSection
     from aibrother_node.web.public.handler import PublicPlane
     from aibrother_node.web.public.sender import Send
@@ -79,7 +77,7 @@ class Connection(web_protocol.RequestHandler):
         super().data_received(data)
         if self._request_count != seen:
             self._stop_header_timer()
-        elif self._header_timer is None and self._is_idle() and data:
+        elif self._header_timer is None and self.is_idle() and data:
             self._start_header_timer()
 
     def eof_received(self) -> bool:  # type: ignore[override] # aiohttp's says None, asyncio's protocols may say more
@@ -92,7 +90,13 @@ class Connection(web_protocol.RequestHandler):
         self.ended = True
         if self.transport is None or self.transport.get_extra_info("sslcontext") is not None:
             return False
-        return not self._is_idle()
+        return not self.is_idle()
+
+    def is_done(self) -> bool:
+        """Whether no request is left and the last answer is out: TLS keeps some of it in memory once it is written."""
+        if self._task_handler is not None and not self._task_handler.done():
+            return False
+        return self.transport is None or _unsent(self.transport) == 0
 
     def is_over(self) -> bool:
         """Whether the client has said its last and nothing of that waits for an answer."""
@@ -135,7 +139,7 @@ class Connection(web_protocol.RequestHandler):
         _LOG.error("a request failed", exc_info=exc)
         return self._server.plane.malformed(request, status, "Internal Server Error")
 
-    def _is_idle(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether a request is being waited for: neither one is at hand nor is one being answered or wound up."""
         return self._waiter is not None and not self._waiter.done()
 
@@ -149,8 +153,14 @@ class Connection(web_protocol.RequestHandler):
 
     def _header_too_slow(self) -> None:
         self._header_timer = None
-        if self._is_idle() and self.transport is not None:
+        if self.is_idle() and self.transport is not None:
             self.transport.abort()
+
+
+def _unsent(transport: asyncio.Transport) -> int:
+    """Bytes in memory; a TLS transport of asyncio leaves out those that are encrypted already."""
+    below = getattr(getattr(transport, "_ssl_protocol", None), "_transport", None)
+    return transport.get_write_buffer_size() + (0 if below is None else below.get_write_buffer_size())
 
 
 class PublicServer(web.Server):
@@ -194,9 +204,8 @@ class PublicServer(web.Server):
         transport.write(render_head(503, _OVERLOADED, self._date.now(), http_1_0=False, keep_alive=False))
         transport.close()
 
-    def busy(self) -> Iterable[web_protocol.RequestHandler]:
-        """Connections with a request in progress."""
-        return [connection for connection in self._connections if connection._request_in_progress]
+    def _all(self) -> list[Connection]:
+        return cast("list[Connection]", list(self._connections))  # `__call__` makes no other kind
 
     async def drain(self, patience: float) -> int:
         """Let running answers finish, close the rest, wait at most `patience` seconds, then cut.
@@ -204,13 +213,17 @@ class PublicServer(web.Server):
         Returns:
             How many answers were cut.
         """
+        idle = [connection for connection in self._all() if connection.is_idle()]
         self.pre_shutdown()
+        for connection in idle:
+            connection.force_close()  # its task has just ended: a request on it would wait in vain
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
-        while self.busy() and loop.time() < deadline:
+        while (
+            cut := [connection for connection in self._all() if not connection.is_done()]
+        ) and loop.time() < deadline:
             await asyncio.sleep(0.05)
-        cut = list(self.busy())
-        for connection in cut:
+        for connection in self._all():  # also those that only wait for a client's farewell
             if connection.transport is not None:
                 connection.transport.abort()
         await self.shutdown(1.0)
