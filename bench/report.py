@@ -45,7 +45,7 @@ def table(results: Mapping[str, Any]) -> str:
 
 def _serving(lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
     lines = [
-        "| range | server | CPU to stock nginx | throughput to stock nginx | CPU to the limit | CPU s/GiB | GiB/s |",
+        "| range | server | CPU to stock nginx | throughput to it | CPU to the limit | CPU s/GiB | GiB/s | client |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for length, servers in lengths.items():
@@ -83,7 +83,7 @@ def _latency(lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
 def _commands(rows: Mapping[str, Any], aim: float) -> list[str]:
     if "skipped" in rows:
         return [f"Left out: {rows['skipped']}."]
-    lines = ["| | wall ratio | CPU ratio | wall s | CPU s |", "|---|---|---|---|---|"]
+    lines = ["| | our wall to it | our CPU to it | wall s | CPU s |", "|---|---|---|---|---|"]
     for name, row in rows.items():
         wall = f"{_ratio(row['wall_ratio'])} {_verdict(row['wall_ratio'], aim)}" if "wall_ratio" in row else ""
         cpu = _ratio(row.get("cpu_ratio"))

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave the full counts to `make soak`."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the full counts to `make soak`: deselected, not skipped, since the same tests run here with small ones."""
     if os.environ.get("AIBROTHER_SOAK") == "1":
         return
-    skip = pytest.mark.skip(reason="the full count: make soak")
-    for item in items:
-        if item.get_closest_marker("soak"):
-            item.add_marker(skip)
+    full = [item for item in items if item.get_closest_marker("soak")]
+    if full:
+        config.hook.pytest_deselected(items=full)
+        items[:] = [item for item in items if item not in full]
 
 
 @pytest.fixture(scope="session")
