@@ -243,8 +243,10 @@ class Supervisor:
         for control_too in (False, True):
             group = [child for child in self._children if control_too or child.spec.name != "control"]
             for child in group:
-                if child.channel is not None:
+                if child.channel is not None and child.ready.is_set():
                     child.channel.send(drain=patience)
+                else:
+                    self._kill(child)  # it serves nobody yet, and may not have heard of its channel
             ended = asyncio.create_task(_all_ended(group))
             hurry = asyncio.create_task(_set(self._at_once))
             await asyncio.wait({ended, hurry}, timeout=patience + 5, return_when=asyncio.FIRST_COMPLETED)

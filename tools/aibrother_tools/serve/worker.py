@@ -149,7 +149,7 @@ def _fitting(limits: LimitsSection) -> LimitsSection:
     room = max(1, (descriptors - _OTHER_DESCRIPTORS) // 2)
     if descriptors == resource.RLIM_INFINITY or limits.max_connections <= room:
         return limits
-    _LOG.warning("limits.max_connections: %d descriptors are enough for %d connections", descriptors, room)
+    _LOG.info("limits.max_connections: %d descriptors are enough for %d connections", descriptors, room)
     return limits.model_copy(update={"max_connections": room})
 
 
