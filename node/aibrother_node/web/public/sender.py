@@ -143,7 +143,9 @@ class Sends:
         for fd, _ in self._epoll.poll(0):
             send = self._waiting.pop(fd, None)
             if send is not None:
-                self.make_ready(send)
+                self._ready.append(send)
+        if not self._scheduled:
+            self._turn()
 
     def make_ready(self, send: _PlainSend) -> None:
         """Give the send a turn."""
@@ -159,10 +161,9 @@ class Sends:
             send = ready.popleft()
             if send.go():
                 ready.append(send)
+        self._scheduled = bool(ready)
         if ready:
             self._loop.call_soon(self._turn)
-        else:
-            self._scheduled = False
 
     async def send(self, wire: Wire, answer: Sequence[bytes | Slice], fd: int | None) -> None:
         """Send an answer's bytes.
@@ -346,6 +347,9 @@ class _PlainSend:
         if self._left == 0:
             self._end(None)
             return False
+        if self._blocked:
+            self._block()
+            return False
         return self._watching
 
     def _take_part(self) -> None:
@@ -378,9 +382,11 @@ class _PlainSend:
                     self._warm(window)
                     return False
                 self._warm_until = offset + window
-            sent = os.sendfile(self._out, self._fd, offset, min(left, SLICE))
+            wanted = min(left, SLICE)
+            sent = os.sendfile(self._out, self._fd, offset, wanted)
             if sent == 0:
                 raise OSError(errno.EIO, "the file is shorter than it was")
+            self._blocked = sent < wanted  # the socket is full, or the file at its end: to ask again tells which
             self._offset = offset + sent
             self._sends.bytes_sent += sent
         else:
