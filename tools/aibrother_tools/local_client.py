@@ -14,17 +14,10 @@ import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from aibrother_node.errors import (
-    DiskFull,
-    InvalidInput,
-    NodeError,
-    NotFound,
-    Refused,
-    Temporary,
-    VerificationFailed,
-)
+from aibrother_node.errors import InvalidInput, Temporary
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_node.web.control.local_socket import LocalSocket
+from aibrother_node.web.errors import error_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,14 +28,6 @@ if TYPE_CHECKING:
 PATIENCE: Final = 30.0
 """Seconds to wait for a node that is starting, or for another command, to make way."""
 _ANSWER_CEILING: Final = 16 << 20
-_ERRORS: Final[dict[int, type[NodeError]]] = {
-    400: InvalidInput,
-    403: Refused,
-    404: NotFound,
-    502: VerificationFailed,
-    503: Temporary,
-    507: DiskFull,
-}
 _Result = TypeVar("_Result")
 
 
@@ -110,7 +95,7 @@ class LocalNode:
             raise InvalidInput(f"the node answered {method} {path} with something else than JSON") from error
         if response.status >= 300:
             detail = answer.get("detail") if isinstance(answer, dict) else None
-            raise _ERRORS.get(response.status, NodeError)(detail or f"the node answered {response.status}")
+            raise error_of(response.status)(detail or f"the node answered {response.status}")
         return answer
 
 

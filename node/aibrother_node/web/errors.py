@@ -19,7 +19,7 @@ from aibrother_node.web.answer import Answer, problem
 if TYPE_CHECKING:
     from aibrother_node.web.answer import Header
 
-__all__ = ["ALLOW", "answer_error", "method_not_allowed", "problem", "retry_after"]
+__all__ = ["ALLOW", "answer_error", "error_of", "method_not_allowed", "problem", "retry_after"]
 
 ALLOW: Final = "GET, HEAD, OPTIONS"
 """The methods of the public plane."""
@@ -45,6 +45,13 @@ def retry_after(seconds: float | None) -> Header:
     if seconds is None or math.isnan(seconds):
         seconds = DEFAULT_RETRY
     return "Retry-After", str(math.ceil(min(max(seconds, 1), MAX_RETRY)))
+
+
+def error_of(status: int) -> type[NodeError]:
+    """The kind of error that an answer with this status stands for: the same map, read by who asked."""
+    if status == 507:
+        return DiskFull
+    return next((kind for kind, known, _ in _STATUS if known == status), NodeError)
 
 
 def answer_error(exc: BaseException, method: str, *, writing: bool = False) -> Answer:

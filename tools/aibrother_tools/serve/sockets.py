@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 BACKLOG: Final = 1024
 _TRIES: Final = 20  # to find a port that is free on all addresses, when any will do
 _FIRST_PASSED: Final = 3  # sd_listen_fds(3)
-_TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
 _NOTSENT: Final = 256 << 10  # measured: an eighth of the kernel memory of a stalled client, at no loss of speed
 
 
@@ -90,7 +89,7 @@ def _bind(host: str, port: int, congestion_control: str, *, first: bool) -> sock
 
 
 def _tune(sock: socket.socket, congestion_control: str) -> None:
-    sock.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _NOTSENT)
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT)
     if congestion_control:
         try:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion_control.encode())

@@ -36,7 +36,6 @@ _TURN: Final = 4 << 20  # bytes between two looks at the selector: what a new re
 _QUICK_BYTES: Final = 4 << 20  # a client that takes this much of one body within this time …
 _QUICK_SECONDS: Final = 1.0
 _WIDE: Final = 4 << 20  # … may have this much waiting in the kernel, where sockets.py allows the others 256 KiB
-_TCP_NOTSENT_LOWAT: Final = 25  # linux/tcp.h
 _ROOM_ONCE: Final = select.EPOLLOUT | select.EPOLLONESHOT
 _WINDOW: Final = 2 << 20  # bytes of a file that are looked for in the page cache at once
 _AGAIN: Final = (BlockingIOError, InterruptedError)
@@ -323,7 +322,7 @@ class _PlainSend:
                 self._blocked_at = self._loop.time()
             elif self._sent > _QUICK_BYTES and self._loop.time() - self._blocked_at < _QUICK_SECONDS:
                 self._is_wide = True
-                self._socket.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _WIDE)
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _WIDE)
         self._sends.wait_for_room(self._out, self)
 
     def _unwatch(self) -> None:

@@ -175,7 +175,6 @@ class PublicServer(web.Server):
         super().__init__(plane.handle)
         self.plane = plane
         self.limits = limits
-        self.refused = 0
         self._date = HttpDate()
 
     def __call__(self) -> Connection:
@@ -200,7 +199,6 @@ class PublicServer(web.Server):
 
     def refuse(self, transport: asyncio.Transport) -> None:
         """Tell a client to come back later, and close."""
-        self.refused += 1
         transport.write(render_head(503, _OVERLOADED, self._date.now(), http_1_0=False, keep_alive=False))
         transport.close()
 
