@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aibrother_node import errors
-from aibrother_node.web.errors import answer_error, method_not_allowed, problem, retry_after
+from aibrother_node.web.errors import answer_error, error_of, method_not_allowed, problem, retry_after
 
 if TYPE_CHECKING:
     from aibrother_node.web.answer import Answer
@@ -116,3 +116,22 @@ def test_method_not_allowed() -> None:
     result = method_not_allowed("DELETE")
     assert result.status == 405
     assert ("Allow", "GET, HEAD, OPTIONS") in result.headers
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        errors.InvalidInput,
+        errors.Refused,
+        errors.NotFound,
+        errors.VerificationFailed,
+        errors.Temporary,
+        errors.DiskFull,
+    ],
+)
+def test_an_answer_is_read_back_as_the_error_that_it_was(kind: type[errors.NodeError]) -> None:
+    assert error_of(answer_error(kind("why"), "GET", writing=True).status) is kind
+
+
+def test_a_status_that_stands_for_no_kind_is_read_as_the_general_one() -> None:
+    assert error_of(500) is errors.NodeError
