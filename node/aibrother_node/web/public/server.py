@@ -214,7 +214,9 @@ class PublicServer(web.Server):
         idle = [connection for connection in self._all() if connection.is_idle()]
         self.pre_shutdown()
         for connection in idle:
-            connection.force_close()  # its task has just ended: a request on it would wait in vain
+            # its task has just ended: a request on it would wait in vain; what TLS still holds goes out first
+            if connection.transport is not None:
+                connection.transport.close()
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while (
