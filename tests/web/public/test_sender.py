@@ -38,15 +38,19 @@ class _Wire(asyncio.Protocol):
         if self._out is not None:
             self._out.close()
 
-    def is_over(self) -> bool:
-        return False
-
     def out(self) -> socket.socket:
         if self._out is None:
             assert self.transport is not None
             self._out = socket.socket(fileno=os.dup(self.transport.get_extra_info("socket").fileno()))
             self._out.setblocking(False)
         return self._out
+
+
+async def send(sends: Sends, wire: _Wire, parts: Sequence[bytes | Slice], fd: int | None) -> None:
+    """Send an answer, and return or raise as it ended."""
+    over: asyncio.Future[BodyCut | None] = asyncio.get_running_loop().create_future()
+    if not sends.start(wire, parts, fd, over.set_result) and (reason := await over) is not None:
+        raise reason
 
 
 @asynccontextmanager
@@ -99,11 +103,11 @@ async def test_every_byte_in_order(content: tuple[int, bytes], parts: Sequence[b
     )
     sends = Sends(60)
     async with _connected() as (wire, reader, _):
-        sending = asyncio.create_task(sends.send(wire, parts, fd))
+        sending = asyncio.create_task(send(sends, wire, parts, fd))
         assert await reader.readexactly(len(expected)) == expected
         await sending
         # the connection is as it was: the next answer goes the same way
-        await sends.send(wire, [b"next"], None)
+        await send(sends, wire, [b"next"], None)
         assert await reader.readexactly(4) == b"next"
     assert len(sends) == 0
     assert sends.bytes_sent == sum(part.length for part in parts if isinstance(part, Slice))
@@ -114,11 +118,11 @@ async def test_a_slow_reader_gets_everything_and_holds_up_nobody(content: tuple[
     fd, data = content
     sends = Sends(60)
     async with _connected() as (slow, slow_reader, _), _connected() as (quick, quick_reader, _):
-        sending = asyncio.create_task(sends.send(slow, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, slow, [Slice(0, len(data))], fd))
         await asyncio.sleep(0.05)
         assert not sending.done()
         for _ in range(20):
-            await sends.send(quick, [b"quick", Slice(0, 1000)], fd)
+            await send(sends, quick, [b"quick", Slice(0, 1000)], fd)
             assert await quick_reader.readexactly(1005) == b"quick" + data[:1000]
         assert not sending.done()
         assert await slow_reader.readexactly(len(data)) == data
@@ -130,7 +134,7 @@ async def test_what_a_client_says_during_its_answer_disturbs_nothing(content: tu
     fd, data = content
     sends = Sends(60)
     async with _connected() as (wire, reader, writer):
-        sending = asyncio.create_task(sends.send(wire, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], fd))
         await asyncio.sleep(0.02)
         writer.write(b"next request")
         await writer.drain()
@@ -146,7 +150,7 @@ async def test_a_body_that_stops_moving_is_cut(content: tuple[int, bytes]) -> No
     fd, data = content
     sends = Sends(stall_timeout=10)
     async with _connected() as (wire, _, _):
-        sending = asyncio.create_task(sends.send(wire, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], fd))
         await asyncio.sleep(0.1)
         now = asyncio.get_running_loop().time()
         assert sends.cut_stalled(now) == 0
@@ -161,7 +165,7 @@ async def test_a_client_that_goes_away_ends_its_send(content: tuple[int, bytes])
     fd, data = content
     sends = Sends(60)
     async with _connected() as (wire, _, writer):
-        sending = asyncio.create_task(sends.send(wire, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], fd))
         await asyncio.sleep(0.05)
         writer.transport.abort()
         async with asyncio.timeout(5):
@@ -178,7 +182,7 @@ async def test_a_file_that_got_shorter_cuts_the_body(tmp_path: Path) -> None:
     sends = Sends(60)
     async with _connected() as (wire, reader, _):
         with pytest.raises(BodyCut, match="shorter"):
-            await sends.send(wire, [b"head", Slice(0, 2000)], fd)
+            await send(sends, wire, [b"head", Slice(0, 2000)], fd)
         assert len(await reader.read(5000)) < 2004, "never padded"
     os.close(fd)
 
@@ -204,7 +208,7 @@ async def test_what_is_not_in_memory_is_read_by_a_thread(
     monkeypatch.setattr(PageCache, "has", has)
     monkeypatch.setattr(sends.pages, "warm", warm)
     async with _connected() as (wire, reader, _):
-        sending = asyncio.create_task(sends.send(wire, [b"head", Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [b"head", Slice(0, len(data))], fd))
         assert await reader.readexactly(len(data) + 4) == b"head" + data
         await sending
     assert warmed[0] == 0

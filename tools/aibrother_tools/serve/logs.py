@@ -11,9 +11,8 @@ from collections import deque
 from typing import TYPE_CHECKING, Final, TextIO
 
 if TYPE_CHECKING:
-    from aiohttp import web
-
     from aibrother_node.config import LogSection
+    from aibrother_node.web.public.request import Request
 
 _PENDING: Final = 100_000  # lines; when the disk is slower than the clients, the oldest go
 
@@ -55,11 +54,9 @@ class AccessLog:
         self._destination = destination
         self._lines: deque[tuple[float, str, str, str, int, int, bool]] = deque(maxlen=_PENDING)
 
-    def report(self, request: web.BaseRequest, status: int, length: int, done: bool) -> None:
+    def report(self, request: Request, status: int, length: int, done: bool) -> None:
         """Note an answer."""
-        self._lines.append(
-            (time.time(), request.remote or "", request.method, request.raw_path[:1000], status, length, done)
-        )
+        self._lines.append((time.time(), request.remote, request.method, request.target[:1000], status, length, done))
 
     async def run(self) -> None:
         """Write what was noted, twice a second, until cancelled; then once more."""

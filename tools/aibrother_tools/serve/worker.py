@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aibrother_node.config import LimitsSection, NodeConfig
     from aibrother_node.content.digest import Digest
 
-_SWEEP: Final = 1.0  # seconds between looks for stalled bodies
+_SWEEP: Final = 1.0  # seconds between looks for connections that take too long
 _CONTROL_PATIENCE: Final = 0.5
 _OTHER_DESCRIPTORS: Final = 640  # cached blobs, sockets, the log
 _LOG: Final = logging.getLogger(__name__)
@@ -111,7 +111,9 @@ class Worker:
             self._access_log_task = asyncio.create_task(log.run(), name="access log")
 
     async def _sweep(self) -> None:
-        self._sends.cut_stalled(asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._sends.cut_stalled(now)
+        self._server.sweep(now)
         # a blob that was withdrawn or removed has no name any more; nobody new gets it from an open descriptor
         self._plane.cache.drop(await asyncio.to_thread(self._nameless, self._plane.cache.digests()))
 

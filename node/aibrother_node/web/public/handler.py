@@ -23,16 +23,15 @@ from aibrother_node.web.answer import (
 from aibrother_node.web.cors import cors_headers, preflight
 from aibrother_node.web.errors import answer_error, method_not_allowed, retry_after
 from aibrother_node.web.public.blob_cache import BlobCache, CachedBlob
-from aibrother_node.web.public.outgoing import HttpDate, Outgoing
+from aibrother_node.web.public.outgoing import Outgoing
 from aibrother_node.web.targets import BlobTarget, ChunksTarget, HealthTarget, ReadyTarget, ServerTarget, parse_target
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
-    from aiohttp import web
-
     from aibrother_node.content.digest import Digest
     from aibrother_node.store.blobs import BlobReader
+    from aibrother_node.web.public.request import Request
     from aibrother_node.web.public.sender import Sends
 
 _LOG: Final = logging.getLogger(__name__)
@@ -82,68 +81,69 @@ class PublicPlane:
     sends: Sends
     settings: Settings
     checks: Sequence[Callable[[], Coroutine[None, None, Check]]] = ()
-    report: Callable[[web.BaseRequest, int, int, bool], None] | None = None
+    report: Callable[[Request, int, int, bool], None] | None = None
     cache: BlobCache = field(default_factory=BlobCache)
-    _date: HttpDate = field(default_factory=HttpDate)
 
-    async def handle(self, request: web.BaseRequest) -> Outgoing:
-        """Answer one request; never raises but for cancellation."""
+    def begin(self, request: Request) -> Outgoing | Coroutine[None, None, Outgoing]:
+        """Answer one request: at once where everything is at hand, else by what is returned to be awaited.
+
+        Neither raises, but for cancellation.
+        """
         method = request.method
         try:
             if method not in ("GET", "HEAD"):
-                # a body may follow, which nobody wants: don't wait for it
-                return self.outgoing(request, self._other_method(request), close=request.body_exists)
-            target = parse_target(request.raw_path)
+                return self._outgoing(request, self._other_method(request))
+            target = parse_target(request.target)
             match target:
                 case BlobTarget():
-                    return await self._blob(request, target)
+                    entry = self.cache.get(target.digest)
+                    if entry is None:
+                        return self._later(request, self._open_blob(request, target))
+                    return self._blob(request, target, entry)
                 case ChunksTarget():
-                    return await self._chunks(request, target)
+                    return self._later(request, self._chunks(request, target))
                 case HealthTarget():
-                    return self.outgoing(request, _json_answer(200, {"status": "alive"}, method))
+                    return self._outgoing(request, _json_answer(200, {"status": "alive"}, method))
                 case ReadyTarget():
-                    return await self._ready(request)
+                    return self._later(request, self._ready(request))
                 case ServerTarget():
                     raise NotFound("only OPTIONS asks for the server as a whole")
                 case _:
                     assert_never(target)
-        except NodeError as error:
-            return self.outgoing(request, answer_error(error, method))
         except Exception as error:
-            _LOG.exception("%s %s failed", method, request.raw_path[:200])
-            return self.outgoing(request, answer_error(error, method))
+            return self._failed(request, error)
 
-    def outgoing(
-        self,
-        request: web.BaseRequest,
-        result: Answer,
-        *,
-        fd: int | None = None,
-        release: Callable[[], None] | None = None,
-        close: bool = False,
+    async def _later(self, request: Request, work: Coroutine[None, None, Outgoing]) -> Outgoing:
+        try:
+            return await work
+        except Exception as error:
+            return self._failed(request, error)
+
+    def _failed(self, request: Request, error: Exception) -> Outgoing:
+        if not isinstance(error, NodeError):
+            _LOG.error("%s %s failed", request.method, request.target[:200], exc_info=error)
+        return self._outgoing(request, answer_error(error, request.method))
+
+    def _outgoing(
+        self, request: Request, result: Answer, *, fd: int | None = None, release: Callable[[], None] | None = None
     ) -> Outgoing:
         """Dress an answer with what every answer of this plane carries."""
         extra = () if result.status == 204 else cors_headers(request.headers.get("Origin"), self.settings.cors_origins)
-        return Outgoing(
-            self.sends,
-            result,
-            self._date.now(),
-            extra=extra,
-            fd=fd,
-            release=release,
-            # aiohttp stops parsing behind an offer to upgrade; nobody who makes one is kept waiting for what follows
-            close=close or self.settings.draining or "Upgrade" in request.headers,
-            report=self.report,
-        )
+        return Outgoing(result, extra, fd, release, self.settings.draining)
 
-    def _other_method(self, request: web.BaseRequest) -> Answer:
+    def malformed(self, status: int, title: str) -> Outgoing:
+        """Answer what is no HTTP; the connection ends with it."""
+        extra = cors_headers(None, self.settings.cors_origins)
+        return Outgoing(problem(status, title, "", method="GET"), extra, close=True)
+
+    def _other_method(self, request: Request) -> Answer:
         if request.method == "OPTIONS":
-            parse_target(request.raw_path)
+            parse_target(request.target)
             return preflight(request.headers.get("Origin"), self.settings.cors_origins)
         return method_not_allowed(request.method)
 
-    async def _blob(self, request: web.BaseRequest, target: BlobTarget) -> Outgoing:
-        entry = await self._open(target.digest)
+    def _blob(self, request: Request, target: BlobTarget, entry: CachedBlob) -> Outgoing:
+        """Answer from an open blob, which is marked as in use."""
         try:
             representation = entry.representation
             if target.filename is not None:
@@ -152,16 +152,14 @@ class PublicPlane:
         except BaseException:
             self.cache.release(entry)
             raise
-        return self.outgoing(request, result, fd=entry.blob.fd, release=lambda: self.cache.release(entry))
+        return self._outgoing(request, result, fd=entry.blob.fd, release=lambda: self.cache.release(entry))
 
-    async def _open(self, digest: Digest) -> CachedBlob:
-        entry = self.cache.get(digest)
-        if entry is None:
-            # the folder may have to be read from disk: not on the loop
-            entry = self.cache.put(await asyncio.to_thread(self.reader.open_blob, digest))
-        return entry
+    async def _open_blob(self, request: Request, target: BlobTarget) -> Outgoing:
+        # the folder may have to be read from disk: not on the loop
+        blob = await asyncio.to_thread(self.reader.open_blob, target.digest)
+        return self._blob(request, target, self.cache.put(blob))
 
-    async def _chunks(self, request: web.BaseRequest, target: ChunksTarget) -> Outgoing:
+    async def _chunks(self, request: Request, target: ChunksTarget) -> Outgoing:
         as_json = prefers_json(request.headers.get("Accept"))
         digest, data = await asyncio.to_thread(self._manifest, target, as_json=as_json)
         representation = manifest_representation(
@@ -172,7 +170,7 @@ class PublicPlane:
         result.parts = tuple(
             part if isinstance(part, bytes) else data[part.offset : part.offset + part.length] for part in result.parts
         )
-        return self.outgoing(request, result)
+        return self._outgoing(request, result)
 
     def _manifest(self, target: ChunksTarget, *, as_json: bool) -> tuple[Digest, bytes]:
         """The manifest's digest and the bytes of the form that is wanted. Blocks."""
@@ -191,7 +189,7 @@ class PublicPlane:
             return digest, json.dumps(manifest.to_json()).encode() if as_json else data
         raise NotFound(f"no chunk manifest of {target.digest} is here")
 
-    def _answer(self, request: web.BaseRequest, representation: Representation) -> Answer:
+    def _answer(self, request: Request, representation: Representation) -> Answer:
         headers = request.headers
 
         def get(name: str) -> str | None:
@@ -206,7 +204,7 @@ class PublicPlane:
             max_ranges=self.settings.max_ranges,
         )
 
-    async def _ready(self, request: web.BaseRequest) -> Outgoing:
+    async def _ready(self, request: Request) -> Outgoing:
         checks = [Check("draining", not self.settings.draining, "about to end" if self.settings.draining else "")]
         checks += [await check() for check in self.checks]
         ready = all(check.ok or check.warning for check in checks)
@@ -220,11 +218,7 @@ class PublicPlane:
         result = _json_answer(200 if ready else 503, body, request.method)
         if not ready:
             result.headers.append(retry_after(None))
-        return self.outgoing(request, result)
-
-    def malformed(self, request: web.BaseRequest, status: int, title: str) -> Outgoing:
-        """Answer a request that is no HTTP, or that failed inside the server; the connection ends with it."""
-        return self.outgoing(request, problem(status, title, "", method=request.method), close=True)
+        return self._outgoing(request, result)
 
 
 def _json_answer(status: int, body: Mapping[str, object], method: str) -> Answer:

@@ -1,21 +1,17 @@
-"""An answer as aiohttp's server takes it: it sends itself, by the worker's sender and not by aiohttp's writer."""
+"""An answer with all that its sending takes: the head's bytes, the file, and who wants to know how it ended."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from email.utils import formatdate
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Final, NoReturn, cast
-
-from aiohttp import web
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from aiohttp.abc import AbstractStreamWriter
-
     from aibrother_node.web.answer import Answer, Header
-    from aibrother_node.web.public.sender import Sends, Wire
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
 
@@ -56,77 +52,20 @@ def render_head(status: int, headers: Iterable[Header], date: str, *, http_1_0: 
     return "\r\n".join(lines).encode("latin-1")
 
 
-class Outgoing(web.StreamResponse):
+@dataclass(slots=True)
+class Outgoing:
     """One answer on its way.
 
-    Args:
-        sends: the worker's sender.
+    Attributes:
         answer: what to send.
-        date: of the Date field.
-        extra: fields beside the answer's own (CORS).
+        extra: header fields beside the answer's own (CORS).
         fd: the file that the answer's slices are of.
         release: called once, when the file is no longer needed.
         close: end the connection after this answer.
-        report: called with (request, status, body bytes promised, whether all were sent).
     """
 
-    def __init__(
-        self,
-        sends: Sends,
-        answer: Answer,
-        date: str,
-        *,
-        extra: Iterable[Header] = (),
-        fd: int | None = None,
-        release: Callable[[], None] | None = None,
-        close: bool = False,
-        report: Callable[[web.BaseRequest, int, int, bool], None] | None = None,
-    ) -> None:
-        super().__init__(status=answer.status)
-        self._sends = sends
-        self._answer = answer
-        self._date = date
-        self._extra = extra
-        self._fd = fd
-        self._release = release
-        self._report = report
-        self._wire: Wire | None = None
-        if close:
-            self.force_close()
-
-    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
-        """Send everything.
-
-        Raises:
-            BodyCut: the client is gone, stalled, or the file can't be read to its end.
-        """
-        if self._keep_alive is None:
-            self._keep_alive = request.keep_alive
-        head = render_head(
-            self._answer.status,
-            [*self._answer.headers, *self._extra],
-            self._date,
-            http_1_0=request.version < (1, 1),
-            keep_alive=self._keep_alive,
-        )
-        done = False
-        try:
-            self._wire = cast("Wire", request.protocol)  # aiohttp's type hides that it is our Connection
-            await self._sends.send(self._wire, [head, *self._answer.parts], self._fd)
-            done = True
-        finally:
-            if self._release is not None:
-                self._release()
-            if self._report is not None:
-                self._report(request, self._answer.status, self._answer.body_length, done)
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        """End the connection where the client has ended its side; aiohttp calls this last."""
-        assert not data
-        if self._wire is not None and self._wire.is_over():
-            self.force_close()
-
-    async def write(self, data: bytes | bytearray | memoryview) -> NoReturn:  # noqa: ARG002 - aiohttp's signature
-        """Nothing can be added to an answer."""
-        raise TypeError("an Outgoing sends its answer and nothing else")
+    answer: Answer
+    extra: Iterable[Header] = ()
+    fd: int | None = None
+    release: Callable[[], None] | None = None
+    close: bool = False

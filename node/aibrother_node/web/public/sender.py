@@ -60,9 +60,6 @@ class Wire(Protocol):
     def out(self) -> socket.socket:
         """A duplicate of the connection's socket, the same at each call, open until the connection is lost."""
 
-    def is_over(self) -> bool:
-        """Whether the client has said its last and nothing of that waits for an answer."""
-
 
 class BodyCut(ConnectionError):
     """The body can't be finished: the client is gone or stalled, or the file is shorter than it was."""
@@ -112,7 +109,8 @@ class Sends:
         self.pages = PageCache()
         self.bytes_sent = 0
         self._active: set[Send] = set()
-        self._loop = asyncio.get_running_loop()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.loop = asyncio.get_running_loop()
         self._epoll: select.epoll | None = None
         self._waiting: dict[int, _PlainSend] = {}
         self._ready: deque[_PlainSend] = deque()
@@ -125,7 +123,7 @@ class Sends:
         """The socket was full just now: the send has a turn once it no longer is."""
         if self._epoll is None:
             self._epoll = select.epoll()
-            self._loop.add_reader(self._epoll.fileno(), self._on_room)
+            self.loop.add_reader(self._epoll.fileno(), self._on_room)
         self._waiting[fd] = send
         try:
             self._epoll.modify(fd, _ROOM_ONCE)
@@ -150,7 +148,7 @@ class Sends:
         """Give the send a turn."""
         if not self._scheduled:
             self._scheduled = True
-            self._loop.call_soon(self._turn)
+            self.loop.call_soon(self._turn)
         self._ready.append(send)
 
     def _turn(self) -> None:
@@ -162,39 +160,76 @@ class Sends:
                 ready.append(send)
         self._scheduled = bool(ready)
         if ready:
-            self._loop.call_soon(self._turn)
+            self.loop.call_soon(self._turn)
 
-    async def send(self, wire: Wire, answer: Sequence[bytes | Slice], fd: int | None) -> None:
-        """Send an answer's bytes.
+    def start(
+        self, wire: Wire, answer: Sequence[bytes | Slice], fd: int | None, ended: Callable[[BodyCut | None], None]
+    ) -> bool:
+        """Begin to send an answer's bytes.
 
         Args:
             wire: a connection whose own write buffer is empty.
             answer: the head and the parts after it: bytes, or slices of the file.
-            fd: the file that slices are of; it stays open until this returns.
+            fd: the file that slices are of; it stays open until the end.
+            ended: called once when not everything goes out at once: later, with None when the rest did, else with why
+                it was cut; the connection has then been aborted.
+
+        Returns:
+            True when everything is out already; `ended` isn't called then.
 
         Raises:
-            BodyCut: not everything could be sent; the connection has been aborted.
+            BodyCut: it could not even be begun; the connection has been aborted.
         """
         transport = wire.transport
         if transport is None or transport.is_closing():
             raise BodyCut("closed by the client")
-        send: _PlainSend | _EncryptedSend
         if transport.get_extra_info("sslcontext") is None:
-            send = _PlainSend(self, transport, wire.out(), answer, fd)
+            send = _PlainSend(self, wire, transport, answer, fd, ended)
             if send.begin():
-                return
+                return True
+            self._active.add(send)
+            wire.sending = send
+            send.watch()
         else:
-            send = _EncryptedSend(self, transport, wire.writable, answer, fd)
-        self._active.add(send)
-        wire.sending = send
+            encrypted = _EncryptedSend(self, transport, wire.writable, answer, fd)
+            self._active.add(encrypted)
+            wire.sending = encrypted
+            task = self.loop.create_task(self._encrypt(encrypted, wire, transport, ended))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return False
+
+    async def _encrypt(
+        self, send: _EncryptedSend, wire: Wire, transport: asyncio.Transport, ended: Callable[[BodyCut | None], None]
+    ) -> None:
+        reason: BodyCut | None = None
         try:
-            await send.finish()
-        except BaseException:
+            await send.run()
+        except BodyCut as error:
+            reason = error
+        except OSError as error:
+            reason = BodyCut(f"reading the file: {error}")
+        except asyncio.CancelledError:
+            reason = BodyCut("the server ends")
+        self.over(send, wire)
+        if reason is not None:
             transport.abort()  # nothing may follow half a body, whatever the reason
-            raise
-        finally:
-            self._active.discard(send)
-            wire.sending = None
+        ended(reason)
+
+    def over(self, send: Send, wire: Wire) -> None:
+        """The send has ended."""
+        self._active.discard(send)
+        wire.sending = None
+
+    async def close(self) -> None:
+        """Cut what is still being sent over TLS, and let go of the selector; plain sends end with their connections."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._epoll is not None:
+            self.loop.remove_reader(self._epoll.fileno())
+            self._epoll.close()
+            self._epoll = None
 
     def cut_stalled(self, now: float) -> int:
         """Abort the sends that have moved nothing for `stall_timeout` seconds of the loop's clock.
@@ -224,24 +259,26 @@ class _PlainSend:
     def __init__(
         self,
         sends: Sends,
+        wire: Wire,
         transport: asyncio.Transport,
-        out: socket.socket,
         parts: Sequence[bytes | Slice],
         fd: int | None,
+        ended: Callable[[BodyCut | None], None],
     ) -> None:
         self._sends = sends
+        self._wire = wire
         self._transport = transport
-        self._loop = sends._loop
-        self._socket = out
-        self._out = out.fileno()
+        self._loop = sends.loop
+        self._socket = wire.out()
+        self._out = self._socket.fileno()
         self._fd = -1 if fd is None else fd
         self._parts = parts
+        self._ended = ended
         self._next = 0
         self._view: memoryview | None = None
         self._offset = 0
         self._left = 0
         self._warm_until = -1
-        self._ended: Callable[[BodyCut | None], None] | None = None
         self._sent = 0
         self._seen = -1
         self._blocked_at = 0.0
@@ -249,6 +286,7 @@ class _PlainSend:
         self._warming = False
         self._watching = False
         self._blocked = False
+        self._over = False
         self._moved_at = 0.0
         self._take_part()
 
@@ -257,6 +295,9 @@ class _PlainSend:
 
         Returns:
             True when that was everything.
+
+        Raises:
+            BodyCut: the client is gone, or the file can't be read.
         """
         try:
             while self._next <= len(self._parts):
@@ -270,26 +311,15 @@ class _PlainSend:
             raise BodyCut(str(error)) from error
         return True
 
-    async def finish(self) -> None:
+    def watch(self) -> None:
         """Send the rest as the client takes it."""
-        waiting: asyncio.Future[None] = self._loop.create_future()
-
-        def ended(reason: BodyCut | None) -> None:
-            if waiting.done():
-                return
-            if reason is None:
-                waiting.set_result(None)
-            else:
-                waiting.set_exception(reason)
-
-        self._ended = ended
-        if not self._warming:
-            self._watch()
-        try:
-            await waiting
-        finally:
-            self._unwatch()
-            self._ended = None
+        if self._warming:
+            return
+        self._watching = True
+        if self._blocked:
+            self._block()
+        else:
+            self._sends.make_ready(self)
 
     def last_moved(self, now: float) -> float:
         # looked at once a second, so that nothing has to be noted at each slice
@@ -303,17 +333,14 @@ class _PlainSend:
         self._end(BodyCut(reason))
 
     def _end(self, reason: BodyCut | None) -> None:
+        if self._over:
+            return
+        self._over = True
         self._unwatch()
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended(reason)
-
-    def _watch(self) -> None:
-        self._watching = True
-        if self._blocked:
-            self._block()
-        else:
-            self._sends.make_ready(self)
+        self._sends.over(self, self._wire)
+        if reason is not None:
+            self._transport.abort()  # nothing may follow half a body, whatever the reason
+        self._ended(reason)
 
     def _block(self) -> None:
         """Wait for room; a client that has proven quick gets more of it."""
@@ -411,12 +438,12 @@ class _PlainSend:
         self._warming = False
         self._moved_at = self._loop.time()
         error = None if work.cancelled() else work.exception()
-        if self._ended is None:
+        if self._over:
             return
         if error is not None:
             self._end(BodyCut(f"reading the file: {error}"))
         else:
-            self._watch()
+            self.watch()
 
 
 class _EncryptedSend:
@@ -441,7 +468,7 @@ class _EncryptedSend:
         self._moved_at = self._loop.time()
         self._acknowledged = _bytes_acknowledged(self._socket)
 
-    async def finish(self) -> None:
+    async def run(self) -> None:
         for part in self._parts:
             if isinstance(part, Slice):
                 offset, end = part.offset, part.offset + part.length
