@@ -2,7 +2,7 @@
 
 - A request's header has `header_timeout` seconds from its first byte, an idle connection `keepalive_timeout`; whoever
   takes longer is simply cut by `sweep`. (RFC 9110 has 408 for that; who drips a header doesn't read it.)
-- Above `max_connections` a new one is told 503 and closed, before anything is read from it.
+- Above `max_connections`, and during a drain, a new one is told 503 and closed, before anything is read from it.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ class PublicServer:
         self.date = HttpDate()
         self._connections: set[Connection] = set()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._draining = False
 
     def __call__(self) -> Connection:
         """Make the protocol of a new connection."""
@@ -54,7 +55,7 @@ class PublicServer:
 
     def admit(self, connection: Connection) -> bool:
         """Take a new connection in, or tell it to come back later, and close."""
-        if len(self._connections) < self.limits.max_connections:
+        if len(self._connections) < self.limits.max_connections and not self._draining:
             self._connections.add(connection)
             return True
         if connection.transport is not None:
@@ -92,10 +93,11 @@ class PublicServer:
         Returns:
             How many answers were cut.
         """
+        # what was accepted just before this and has no protocol yet is told 503 when it gets one
+        self._draining = True
         loop = asyncio.get_running_loop()
         deadline = loop.time() + patience
         while True:
-            # again and again: a connection that was accepted just before may have been made only now
             for connection in [connection for connection in self._connections if connection.is_idle]:
                 connection.close()
             cut = sum(not connection.is_over for connection in self._connections)
