@@ -56,6 +56,8 @@ def test_an_idle_node_ends_quickly(make_node: Callable[..., Node]) -> None:
     node.stop()
     assert time.monotonic() - began < 4
     for wire in held:
+        # whoever was let in only while the node ended is told so
+        assert wire.some(1 << 16).split(b"\r\n")[0] in (b"", b"HTTP/1.1 503 Service Unavailable")
         assert wire.at_end()
         wire.close()
 
