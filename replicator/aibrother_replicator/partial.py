@@ -251,12 +251,12 @@ class Partial:
             position = stop
 
     def write(self, view: memoryview, offset: int) -> None:
-        """Write verified bytes.
+        """Write verified bytes, on their way to the disk at once.
 
         Raises:
             DiskFull: there is no room.
         """
-        self._opened().write_at(view, offset)
+        self._opened().write_out_at(view, offset)
 
     def mark(self, indices: Iterable[int], hashes: Sequence[bytes] | None = None) -> None:
         """Note that chunks are in the data file; the next `sync` records it.

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from aibrother_replicator.ledger import Ledger, Limiter
     from aibrother_replicator.partial import Partial
     from aibrother_replicator.schedule import Run
+    from aibrother_replicator.whole import WholeHash
 
 SYNC_BYTES: Final = 256 << 20
 _PIECE: Final = 1 << 20  # hashed while it is warm, and few enough system calls
@@ -25,7 +26,7 @@ class Receiving:
     Args:
         ledger: of the transfer.
         partial: the file.
-        memory: at least as long as the run.
+        block: memory at least as long as the run.
         run: what to receive.
         limiter: holds it to a rate.
 
@@ -34,19 +35,20 @@ class Receiving:
     """
 
     def __init__(
-        self, ledger: Ledger, partial: Partial, memory: memoryview, run: Run, limiter: Limiter | None = None
+        self, ledger: Ledger, partial: Partial, block: memoryview, run: Run, limiter: Limiter | None = None
     ) -> None:
         self.count = 0
         self._ledger = ledger
         self._partial = partial
-        self._memory = memory[: run.length]
+        self._block = block
+        self._memory = block[: run.length]
         self._run = run
         self._limiter = limiter
         self._right: dict[int, tuple[int, bytes]] = {}  # chunk: its place in memory, its hash
         self._written_at = time.monotonic()
 
     def receive(self, body: Body) -> None:
-        """Take the run, or as much as there is time for before the transfer ends; right chunks wait for `store`.
+        """Take the run, or as much as there is time for before the transfer ends; right chunks wait for `finish`.
 
         Raises:
             SourceError: as the body raises it.
@@ -77,9 +79,17 @@ class Receiving:
             piece = _PIECE if now - before < _SLOW else _SLOW_PIECE
             before = now
             if now - self._written_at > _WRITE_AFTER:
-                self.store()
+                self._store()
 
-    def store(self) -> None:
+    def finish(self, whole: WholeHash) -> None:
+        """Write the right chunks that wait, and leave the memory to the whole's hash.
+
+        Raises:
+            DiskFull: there is no room.
+        """
+        self._store(whole)
+
+    def _store(self, whole: WholeHash | None = None) -> None:
         """Write the right chunks that wait.
 
         Raises:
@@ -98,6 +108,12 @@ class Receiving:
                 spans.append((start, stop))
         for start, stop in spans:
             self._partial.write(self._memory[start:stop], self._run.offset + start)
+        if whole is not None:
+            if len(spans) == 1:
+                ((start, stop),) = spans
+                whole.keep(self._block, self._run.offset + start, self._memory[start:stop])
+            else:
+                whole.free(self._block)
         indices = [index for index, _, _ in chunks]
         self._partial.mark(indices, [sha256 for _, _, sha256 in chunks])
         self._ledger.stored(self._run, indices, SYNC_BYTES)

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _TICK: Final = 0.2
 _SYNC_SECONDS: Final = 5.0
+_SPARE_BLOCKS: Final = 2  # of memory, beside those that are being received into: what the whole's hash may lag behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,6 @@ class Outcome:
 
 @dataclass(slots=True)
 class _Worker:
-    memory: memoryview
     lines: dict[int, HttpConnection] = field(default_factory=dict)
 
 
@@ -97,9 +97,8 @@ class Transfer:
         self._limiter = limiter
         self._emit = emit
         self._ledger = Ledger(lengths, hashes, have, tallies, workers=connections, policy=policy)
-        longest = max(max(lengths, default=0), min(policy.run_bytes, self._size))
-        count = min(connections, len(lengths) - len(have))
-        self._workers = [_Worker(memoryview(bytearray(longest))) for _ in range(count)]
+        self._longest = max(max(lengths, default=0), min(policy.run_bytes, self._size))
+        self._workers = [_Worker() for _ in range(min(connections, len(lengths) - len(have)))]
         self._told = -1, -1
 
     def run(self) -> Outcome:
@@ -111,7 +110,8 @@ class Transfer:
             KeyboardInterrupt: as it arrived; what is stored is recorded.
         """
         ledger = self._ledger
-        whole = WholeHash(self._partial.fd, self._size)
+        blocks = len(self._workers) + _SPARE_BLOCKS
+        whole = WholeHash(self._partial.fd, self._size, blocks=blocks, block_bytes=self._longest)
         whole.reach(ledger.schedule.prefix)
         threads = [
             threading.Thread(target=self._work, args=(worker, whole), name=f"pull-{number}", daemon=True)
@@ -189,10 +189,9 @@ class Transfer:
 
     def _work(self, worker: _Worker, whole: WholeHash) -> None:
         try:
-            while (run := self._ledger.next_run()) is not None:
-                self._fetch(worker, run)
+            while (memory := whole.borrow()) is not None and (run := self._ledger.next_run()) is not None:
+                self._fetch(worker, run, memory, whole)
                 whole.reach(self._ledger.schedule.prefix)
-                whole.keep_up()
         except BaseException as error:
             # carried to the thread that called run
             self._ledger.fail(error)
@@ -200,20 +199,20 @@ class Transfer:
             for line in worker.lines.values():
                 line.close()
 
-    def _fetch(self, worker: _Worker, run: Run) -> None:
+    def _fetch(self, worker: _Worker, run: Run, memory: memoryview, whole: WholeHash) -> None:
         line = worker.lines.get(run.source)
         if line is None:
             line = worker.lines[run.source] = self._sources[run.source].connect()
             if self._ledger.stopping:
                 line.abort()  # whoever hung up may not have seen it
-        receiving = Receiving(self._ledger, self._partial, worker.memory, run, self._limiter)
+        receiving = Receiving(self._ledger, self._partial, memory, run, self._limiter)
         error: SourceError | None = None
         try:
             with line.open_range(self._digest, run.offset, run.length, self._size) as body:
                 receiving.receive(body)
         except SourceError as caught:
             error = caught
-        receiving.store()
+        receiving.finish(whole)
         self._ledger.ended(run, receiving.count, error)
 
     def _sync(self) -> None:

@@ -1,7 +1,11 @@
-"""The SHA-256 of a whole file while it is being filled: a thread that follows the bytes stored without a gap.
+"""The SHA-256 of a whole file while it is being filled, and the memory that the file is filled from.
 
-Whoever stores bytes waits (`keep_up`) while the thread is too far behind: on a machine whose cores are busy with
-receiving, it would otherwise begin in earnest only when all else is done.
+A thread follows the bytes stored without a gap. It takes them from the memory that they were received in: whoever
+stored a run hands its block of memory over (`keep`) and borrows another. There are only so many blocks. Who finds none
+waits while the thread is hashing, for that is what brings them back: on a machine whose cores are busy with receiving,
+it would otherwise begin in earnest only when all else is done. Where the thread itself waits for a gap to be filled,
+the block that is needed last is taken back, and its bytes are read from the file when their turn comes; so are those
+that were in the file from the beginning.
 """
 
 from __future__ import annotations
@@ -13,9 +17,7 @@ from typing import Final
 
 from aibrother_node.content.digest import Digest
 
-_BLOCK: Final = 512 << 10
-MAX_LAG: Final = 64 << 20
-"""Bytes that may be stored without a gap and not hashed yet, before those who store wait."""
+_PIECE: Final = 512 << 10
 
 
 class WholeHash:
@@ -24,9 +26,11 @@ class WholeHash:
     Args:
         fd: of the file.
         size: of the blob in bytes.
+        blocks: of memory that there may be; more than are ever borrowed at once.
+        block_bytes: the length of each.
     """
 
-    def __init__(self, fd: int, size: int) -> None:
+    def __init__(self, fd: int, size: int, *, blocks: int, block_bytes: int) -> None:
         self._fd = fd
         self._size = size
         self._sha256 = hashlib.sha256()
@@ -34,9 +38,48 @@ class WholeHash:
         self._hashed = 0
         self._stopped = False
         self._failure: BaseException | None = None
+        self._blocks_left = blocks
+        self._block_bytes = block_bytes
+        self._free: list[memoryview] = []  # the last one that came back first: its pages are warm
+        self._kept: dict[int, tuple[memoryview, memoryview]] = {}  # where bytes begin: they, and the block to free
         self._more = threading.Condition()
         self._thread = threading.Thread(target=self._run, name="whole-hash", daemon=True)
         self._thread.start()
+
+    def borrow(self) -> memoryview | None:
+        """A block to receive into, once there is one; it comes back by `keep` or `free`. None when stopped.
+
+        Raises:
+            OSError: the file can't be read.
+        """
+        with self._more:
+            while not self._stopped:
+                if self._free:
+                    return self._free.pop()
+                if self._blocks_left:
+                    self._blocks_left -= 1
+                    return memoryview(bytearray(self._block_bytes))
+                if self._kept and self._hashed == self._reached:
+                    return self._kept.pop(max(self._kept))[1]
+                self._more.wait()
+            if self._failure is not None:
+                raise self._failure
+            return None
+
+    def keep(self, block: memoryview, offset: int, data: memoryview) -> None:
+        """Give a block back that holds bytes of the file: all that is stored from `offset` to the end of `data`.
+
+        Call it before `reach` includes them.
+        """
+        with self._more:
+            self._kept[offset] = data, block
+            self._more.notify_all()
+
+    def free(self, block: memoryview) -> None:
+        """Give a block back that holds nothing of use."""
+        with self._more:
+            self._free.append(block)
+            self._more.notify_all()
 
     def reach(self, position: int) -> None:
         """The bytes before `position` are in the file to stay."""
@@ -44,13 +87,6 @@ class WholeHash:
             if position > self._reached:
                 self._reached = position
                 self._more.notify_all()
-
-    def keep_up(self) -> None:
-        """Return once the thread is less than `MAX_LAG` behind, or was stopped."""
-        if self._reached - self._hashed <= MAX_LAG:
-            return
-        with self._more:
-            self._more.wait_for(lambda: self._stopped or self._reached - self._hashed <= MAX_LAG)
 
     def stop(self) -> None:
         """End the thread, finished or not."""
@@ -74,26 +110,31 @@ class WholeHash:
         try:
             self._hash()
         except BaseException as error:
-            self._failure = error
             with self._more:
+                self._failure = error
                 self._stopped = True
                 self._more.notify_all()
 
     def _hash(self) -> None:
-        memory = memoryview(bytearray(_BLOCK))
+        piece = memoryview(bytearray(_PIECE))
         while self._hashed < self._size:
-            if self._hashed == self._reached or self._stopped:
-                with self._more:
-                    self._more.wait_for(lambda: self._stopped or self._reached > self._hashed)
+            with self._more:
+                self._more.wait_for(lambda: self._stopped or self._reached > self._hashed)
                 if self._stopped:
                     return
-            wanted = min(_BLOCK, self._reached - self._hashed)
-            count = os.preadv(self._fd, [memory[:wanted]], self._hashed)
-            if count == 0:
-                raise OSError(f"the file ends at {self._hashed} bytes where {self._reached} were written")
-            self._sha256.update(memory[:count])
-            lagged = self._reached - self._hashed > MAX_LAG
-            self._hashed += count
-            if lagged and self._reached - self._hashed <= MAX_LAG:
-                with self._more:
+                kept = self._kept.pop(self._hashed, None)
+                upto = min([self._hashed + _PIECE, self._reached, *self._kept]) if kept is None else 0
+            if kept is None:
+                count = os.preadv(self._fd, [piece[: upto - self._hashed]], self._hashed)
+                if count == 0:
+                    raise OSError(f"the file ends at {self._hashed} bytes where {self._reached} were written")
+                self._sha256.update(piece[:count])
+            else:
+                self._sha256.update(kept[0])
+                count = len(kept[0])
+            with self._more:
+                self._hashed += count
+                if kept is not None:
+                    self._free.append(kept[1])
+                if kept is not None or self._hashed == self._reached:
                     self._more.notify_all()

@@ -131,6 +131,9 @@ class _RecordingFile(DiskFile):
         super().write_at(data, offset)
         self._disk.calls.append(("write", (self._number, offset, bytes(data))))
 
+    def write_out_at(self, data: bytes | memoryview, offset: int) -> None:
+        self.write_at(data, offset)  # durable no sooner than that
+
     def allocate(self, size: int) -> None:
         super().allocate(size)
         self._disk.calls.append(("write", (self._number, 0, bytes(size))))

@@ -13,8 +13,10 @@ from __future__ import annotations
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import shutil
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final, Self
 
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 _FICLONE: Final = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h: start write-back, wait for nothing
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
+_RWF_DONTCACHE: Final = 0x80  # linux/fs.h, since 6.14: write out at once, and drop the pages once they are on the disk
+_WRITE_OUT: Final = 1 << 20  # bytes a call: written out and forgotten before many more pages are needed
+_NOT_HERE: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
 _NO_SPACE: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
@@ -52,6 +57,7 @@ class DiskFile:
     def __init__(self, path: Path, fd: int) -> None:
         self.path = path
         self.fd = fd
+        self._uncached = sys.platform == "linux"
 
     def write_at(self, data: bytes | memoryview, offset: int) -> None:
         """Write all of `data` at `offset` (bytes).
@@ -65,6 +71,37 @@ class DiskFile:
                 written = os.pwrite(self.fd, view, offset)
                 view = view[written:]
                 offset += written
+
+    def write_out_at(self, data: bytes | memoryview, offset: int) -> None:
+        """As `write_at`, and the kernel begins to write out at once: the final fsync finds little to do.
+
+        Where the kernel can (RWF_DONTCACHE), whole pages leave the page cache as soon as they are on the disk: a few
+        are used over and over, instead of as many as the file is long. So it is for what isn't read again soon. The
+        pages at both ends stay: neighbours that are written later would have to read them back.
+
+        Raises:
+            DiskFull: as `write_at`.
+        """
+        view = memoryview(data)
+        start = min(-offset % mmap.PAGESIZE, len(view))
+        stop = max(len(view) - (offset + len(view)) % mmap.PAGESIZE, start)
+        self.write_at(view[:start], offset)
+        while self._uncached and start < stop:
+            start += self._write_uncached(view[start : min(start + _WRITE_OUT, stop)], offset + start)
+        self.write_at(view[start:], offset + start)
+        if start < stop:
+            self.start_writeback(offset + start, stop - start)
+
+    def _write_uncached(self, view: memoryview, offset: int) -> int:
+        """Write some of `view`; returns how many bytes, 0 where it turns out that this isn't possible here."""
+        try:
+            with _disk_full_named(self.path):
+                return os.pwritev(self.fd, [view], offset, _RWF_DONTCACHE)
+        except OSError as error:
+            if error.errno not in _NOT_HERE:
+                raise
+            self._uncached = False
+            return 0
 
     def allocate(self, size: int) -> None:
         """Reserve `size` bytes of room, so that a full disk shows before the work and blocks lie together."""
