@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from bench.servers import Server
-    from bench.serving import Content, Pace, Setting
+    from bench.serving import Content, Pace
 
 
 def make_store(command: Sequence[str], data: Path) -> None:
@@ -52,9 +52,9 @@ def add(command: Sequence[str], file: Path, scratch: Path, pace: Pace) -> dict[s
 
 
 def pull(
-    command: Sequence[str], server: Server, content: Content, scratch: Path, pace: Pace, setting: Setting
+    command: Sequence[str], server: Server, content: Content, scratch: Path, pace: Pace, core: int | None
 ) -> dict[str, Any]:
-    """`pull`, which verifies, against aria2c, which does not."""
+    """`pull`, which verifies, against aria2c, which does not; both on `core`, or where the scheduler puts them."""
     if program("aria2c") is None:
         return {"skipped": "aria2c is not installed"}
     try:
@@ -77,7 +77,7 @@ def pull(
     for number in range(pace.rounds):
         for run, costs in ((by_us, ours), (by_aria2c, theirs)):
             os.sync()
-            with on_core(setting.client_core):
+            with on_core(core):
                 costs.append(run())
             if number == 0:
                 _check(target, content.digest)

@@ -40,6 +40,7 @@ def table(results: Mapping[str, Any]) -> str:
         lines += ["", "## `add`", "", *_commands(results["add"], ADD_AIM)]
     if "pull" in results:
         lines += ["", "## `pull`", "", *_commands(results["pull"], PULL_AIM)]
+        lines += ["", "## `pull`, all of it on one core", "", *_commands(results["pull_one_core"], PULL_AIM)]
     return "\n".join(lines) + "\n"
 
 

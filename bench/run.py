@@ -121,7 +121,8 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         if "latency" in wanted:
             results["latency"] = serving.latency(servers, content, setting, pace)
         if "pull" in wanted:
-            results["pull"] = commands.pull(builds[NODE], servers[0], content, scratch, pace, setting)
+            for part, core in (("pull", None), ("pull_one_core", setting.client_core)):
+                results[part] = commands.pull(builds[NODE], servers[0], content, scratch, pace, core)
     if "serve" in wanted and two_cores:
         setting = Setting(2, None, None)
         with serving.running(setting, content, builds, scratch) as servers:
