@@ -95,8 +95,8 @@ class BlobReader:
             raise NotFound(f"{digest} is not here")
         return OpenBlob(digest, fd, found.st_size)
 
-    def read_manifest(self, digest: Digest, ceiling: int) -> bytes:
-        """The bytes of a stored manifest, checked to be one and to be what its digest says.
+    def read_manifest(self, digest: Digest, ceiling: int) -> chunks.ChunkManifest:
+        """A stored manifest, checked to be one and to be what its digest says; `encode` gives its bytes again.
 
         Args:
             digest: the manifest's own.
@@ -113,11 +113,12 @@ class BlobReader:
         finally:
             blob.close()
         try:
-            if chunks.ChunkManifest.decode(data).digest() == digest:
-                return data
+            manifest = chunks.ChunkManifest.decode(data)
         except InvalidInput:
-            pass
-        raise NotFound(f"{digest} is no chunk manifest")
+            raise NotFound(f"{digest} is no chunk manifest") from None
+        if manifest.digest() != digest:
+            raise NotFound(f"{digest} is damaged")
+        return manifest
 
     def manifests_of(self, blob: Digest) -> list[ManifestRow]:
         """The stored manifests of a blob, best first."""
@@ -213,7 +214,7 @@ class BlobStore(BlobReader):
         if request.pin is not None:
             self._write_pin(request.digest, request.pin)  # before its blob: at no instant is it free to be collected
         self._publish(staged.data, request.digest)
-        manifest = chunks.ChunkManifest.decode(self.read_manifest(request.manifest, self.manifest_ceiling))
+        manifest = self.read_manifest(request.manifest, self.manifest_ceiling)
         self._enter(
             [request.manifest, request.digest], [ManifestRow(request.digest, request.manifest, manifest.chunker)]
         )
@@ -389,7 +390,7 @@ class BlobStore(BlobReader):
             if file.read(len(_PREFIX)) != _PREFIX:
                 return None
         try:
-            return chunks.ChunkManifest.decode(self.read_manifest(digest, self.manifest_ceiling))
+            return self.read_manifest(digest, self.manifest_ceiling)
         except NotFound:
             return None
 

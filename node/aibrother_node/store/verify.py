@@ -118,7 +118,7 @@ def _check_blob(
 def _manifest(store: BlobStore, digest: Digest) -> chunks.ChunkManifest | None:
     for row in store.manifests_of(digest):
         try:
-            return chunks.ChunkManifest.decode(store.read_manifest(row.manifest, store.manifest_ceiling))
+            return store.read_manifest(row.manifest, store.manifest_ceiling)
         except (NotFound, InvalidInput):
             continue
     return None

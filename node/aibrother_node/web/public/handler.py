@@ -9,7 +9,6 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
-from aibrother_node.content.chunks import ChunkManifest
 from aibrother_node.errors import NodeError, NotFound
 from aibrother_node.web.accept import prefers_json
 from aibrother_node.web.answer import (
@@ -180,13 +179,12 @@ class PublicPlane:
             candidates = [row.manifest for row in self.reader.manifests_of(target.digest)]
         for digest in candidates:
             try:
-                data = self.reader.read_manifest(digest, self.settings.max_manifest)
+                manifest = self.reader.read_manifest(digest, self.settings.max_manifest)
             except NotFound:
                 continue
-            manifest = ChunkManifest.decode(data, max_bytes=self.settings.max_manifest)
             if manifest.blob != target.digest:
                 continue
-            return digest, json.dumps(manifest.to_json()).encode() if as_json else data
+            return digest, json.dumps(manifest.to_json()).encode() if as_json else manifest.encode()
         raise NotFound(f"no chunk manifest of {target.digest} is here")
 
     def _answer(self, request: Request, representation: Representation) -> Answer:
