@@ -30,6 +30,10 @@ class NotFound(NodeError):
     """What was asked for is not here."""
 
 
+class Gone(NotFound):
+    """It was here and was taken back on purpose; the message is the reason that its publisher gave."""
+
+
 class VerificationFailed(NodeError):
     """Content is not what its name says; nothing of it was kept.
 

@@ -24,7 +24,7 @@ from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound, VerificationFailed
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.hashing import hash_file
-from aibrother_node.store.incoming import Request, Staged, build, read_at
+from aibrother_node.store.incoming import Cut, Request, Staged, build, read_at, write_manifests
 from aibrother_node.store.index import Index, IndexReader, ManifestRow
 
 if TYPE_CHECKING:
@@ -44,12 +44,14 @@ class Stored:
     Attributes:
         digest, size: what it is.
         manifest: the digest of its chunk manifest.
+        pieces: the digest of its `fixed/1` manifest, where one was asked for.
         was_there: its content had been stored before.
     """
 
     digest: Digest
     size: int
     manifest: Digest
+    pieces: Digest | None
     was_there: bool
 
 
@@ -211,15 +213,20 @@ class BlobStore(BlobReader):
                 raise
         was_there = self.layout.blob(request.digest).exists()
         self._publish(staged.manifest, request.manifest)
+        manifests = [request.manifest]
+        if request.pieces is not None and request.pieces != request.manifest:
+            self._publish(staged.pieces, request.pieces)
+            manifests.append(request.pieces)
         if request.pin is not None:
             self._write_pin(request.digest, request.pin)  # before its blob: at no instant is it free to be collected
         self._publish(staged.data, request.digest)
-        manifest = self.read_manifest(request.manifest, self.manifest_ceiling)
-        self._enter(
-            [request.manifest, request.digest], [ManifestRow(request.digest, request.manifest, manifest.chunker)]
-        )
+        rows = [
+            ManifestRow(request.digest, digest, self.read_manifest(digest, self.manifest_ceiling).chunker)
+            for digest in manifests
+        ]
+        self._enter([*manifests, request.digest], rows)
         self._disk.remove_tree(staged.folder)
-        return Stored(request.digest, request.size, request.manifest, was_there)
+        return Stored(request.digest, request.size, request.manifest, request.pieces, was_there)
 
     def verify_staged(self, staged: Staged, request: Request) -> Request:
         """Hash staged content and compare it with its request. Any thread may: the index isn't touched.
@@ -235,8 +242,8 @@ class BlobStore(BlobReader):
         with staged.data.open("rb") as file:
             fd = file.fileno()
             size = os.fstat(fd).st_size
-            chunker, lengths = chunks.cut(read_at(fd), size)
-            hashes = hash_file(fd, size, lengths)
+            cut = Cut.of(fd, size, pieces=request.pieces is not None)
+            hashes = hash_file(fd, size, cut.lengths, also=cut.also)
             os.fsync(fd)  # its writer says so too, but invariant 1 is ours to keep
         if (hashes.whole, size) != (request.digest, request.size):
             raise VerificationFailed(
@@ -244,12 +251,8 @@ class BlobStore(BlobReader):
                 expected=str(request.digest),
                 actual=str(hashes.whole),
             )
-        manifest = build(hashes, size, chunker, lengths)
-        self._disk.unlink(staged.manifest)
-        with self._disk.create(staged.manifest) as out:
-            out.write_at(manifest.encode(), 0)
-            out.fsync()
-        return replace(request, manifest=manifest.digest())
+        manifest, pieces = write_manifests(staged, self._disk, cut, hashes)
+        return replace(request, manifest=manifest, pieces=pieces)
 
     def discard(self, staged: Staged, reason: str) -> None:
         """Take staged content that is not what it says out of the way; it may be the only copy of somebody's file."""

@@ -38,11 +38,13 @@ class Hashes:
         whole: the digest of all bytes.
         sha256: the chunks' SHA-256, 32 bytes each, one after the other.
         xxh3: the chunks' XXH3-128, 16 bytes each, canonical (big-endian).
+        also: the same of a second cut, where one was asked for.
     """
 
     whole: Digest
     sha256: bytes
     xxh3: bytes
+    also: tuple[bytes, bytes] | None = None
 
 
 class _Consumer(Protocol):
@@ -172,6 +174,7 @@ def hash_file(
     size: int,
     lengths: Sequence[int],
     *,
+    also: Sequence[int] | None = None,
     copy_to: DiskFile | None = None,
     progress: Callable[[int], None] | None = None,
 ) -> Hashes:
@@ -181,6 +184,7 @@ def hash_file(
         fd: a seekable descriptor; its position is neither used nor moved.
         size: bytes to read.
         lengths: the chunks' lengths in bytes, which sum to `size`.
+        also: the lengths of a second cut.
         copy_to: where the bytes are written as well.
         progress: called with the number of bytes read since it was called last.
 
@@ -190,8 +194,16 @@ def hash_file(
     """
     whole = _WholeHash()
     chunks = _ChunkHashes(lengths)
+    second = None if also is None else _ChunkHashes(also)
     consumers: list[_Consumer] = [whole, chunks]
+    if second is not None:
+        consumers.append(second)
     if copy_to is not None:
         consumers.append(_Copy(copy_to))
     _Pass(consumers).run(fd, size, progress)
-    return Hashes(whole.digest(), bytes(chunks.sha256), bytes(chunks.xxh3))
+    return Hashes(
+        whole.digest(),
+        bytes(chunks.sha256),
+        bytes(chunks.xxh3),
+        None if second is None else (bytes(second.sha256), bytes(second.xxh3)),
+    )

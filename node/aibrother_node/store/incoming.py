@@ -41,16 +41,24 @@ class Request:
         digest, size: of `data`.
         manifest: digest of `manifest`.
         pin: the reason of the pin that goes with it, or None.
+        pieces: digest of the `fixed/1` manifest, where one is wanted: of `pieces`, or of `manifest` if that is one.
     """
 
     digest: Digest
     size: int
     manifest: Digest
     pin: str | None
+    pieces: Digest | None = None
 
     def encode(self) -> bytes:
         return json.dumps(
-            {"digest": str(self.digest), "size": self.size, "manifest": str(self.manifest), "pin": self.pin}
+            {
+                "digest": str(self.digest),
+                "size": self.size,
+                "manifest": str(self.manifest),
+                "pin": self.pin,
+                "pieces": None if self.pieces is None else str(self.pieces),
+            }
         ).encode()
 
     @classmethod
@@ -62,8 +70,13 @@ class Request:
         """
         try:
             fields = json.loads(data)
+            pieces = fields.get("pieces")
             request = cls(
-                Digest.parse(fields["digest"]), fields["size"], Digest.parse(fields["manifest"]), fields["pin"]
+                Digest.parse(fields["digest"]),
+                fields["size"],
+                Digest.parse(fields["manifest"]),
+                fields["pin"],
+                None if pieces is None else Digest.parse(pieces),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidInput(f"not a request: {error}") from None
@@ -116,6 +129,10 @@ class Staged:
         return self.folder / "manifest"
 
     @property
+    def pieces(self) -> Path:
+        return self.folder / "pieces"
+
+    @property
     def request_path(self) -> Path:
         return self.folder / "request.json"
 
@@ -150,11 +167,13 @@ class Options:
         how: `copy`; `link`, a reflink or nothing; `move`, which renames where that is safe and copies where not.
         pin: the reason of the pin, or None for no pin.
         reserve: bytes of the file system that are to stay free.
+        pieces: make a `fixed/1` manifest too, for clients whose pieces all have one length (Metalink).
     """
 
     how: str
     pin: str | None
     reserve: int
+    pieces: bool = False
 
 
 def read_at(fd: int) -> Callable[[int, int], bytes]:
@@ -255,25 +274,72 @@ def _fill(
 ) -> Request:
     size = source.st_size
     if rename:
-        chunker, lengths = chunks.cut(read_at(fd), size)
-        hashes = hash_file(fd, size, lengths, progress=progress)
+        cut = Cut.of(fd, size, pieces=options.pieces)
+        hashes = hash_file(fd, size, cut.lengths, also=cut.also, progress=progress)
         os.fsync(fd)
     elif options.how == "link":
         with disk.clone(fd, staged.data) as file:
-            chunker, lengths = chunks.cut(read_at(file.fd), size)
-            hashes = hash_file(file.fd, size, lengths, progress=progress)
+            cut = Cut.of(file.fd, size, pieces=options.pieces)
+            hashes = hash_file(file.fd, size, cut.lengths, also=cut.also, progress=progress)
             file.fsync()
     else:
-        chunker, lengths = chunks.cut(read_at(fd), size)
+        cut = Cut.of(fd, size, pieces=options.pieces)
         with disk.create(staged.data) as file:
             file.allocate(size)
-            hashes = hash_file(fd, size, lengths, copy_to=file, progress=progress)
+            hashes = hash_file(fd, size, cut.lengths, also=cut.also, copy_to=file, progress=progress)
             file.fsync()
-    manifest = build(hashes, size, chunker, lengths)
-    with disk.create(staged.manifest) as file:
-        file.write_at(manifest.encode(), 0)
+    manifest, pieces = write_manifests(staged, disk, cut, hashes)
+    return Request(hashes.whole, size, manifest, options.pin, pieces)
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Where a file is cut.
+
+    Attributes:
+        size: of the file in bytes.
+        chunker, lengths: by the best chunker for it.
+        pieces: whether `fixed/1` is wanted as well.
+    """
+
+    size: int
+    chunker: str
+    lengths: Sequence[int]
+    pieces: bool
+
+    @classmethod
+    def of(cls, fd: int, size: int, *, pieces: bool) -> Cut:
+        """Cut an open file."""
+        chunker, lengths = chunks.cut(read_at(fd), size)
+        return cls(size, chunker, lengths, pieces)
+
+    @property
+    def also(self) -> Sequence[int] | None:
+        """The lengths of a second cut; None where there is none, or the first is `fixed/1` already."""
+        return chunks.fixed_lengths(self.size) if self.pieces and self.chunker != chunks.FIXED_1 else None
+
+
+def write_manifests(staged: Staged, disk: Disk, cut: Cut, hashes: Hashes) -> tuple[Digest, Digest | None]:
+    """Write the manifests of staged data beside it, durably.
+
+    Returns:
+        The digests of the manifest, and of the `fixed/1` manifest where it is wanted.
+    """
+    manifest = build(hashes, cut.size, cut.chunker, cut.lengths)
+    _write_new(disk, staged.manifest, manifest.encode())
+    also = cut.also
+    if also is None or hashes.also is None:
+        return manifest.digest(), manifest.digest() if cut.pieces else None
+    pieces = chunks.ChunkManifest(hashes.whole, cut.size, chunks.FIXED_1, tuple(also), *hashes.also)
+    _write_new(disk, staged.pieces, pieces.encode())
+    return manifest.digest(), pieces.digest()
+
+
+def _write_new(disk: Disk, path: Path, data: bytes) -> None:
+    disk.unlink(path)
+    with disk.create(path) as file:
+        file.write_at(data, 0)
         file.fsync()
-    return Request(hashes.whole, size, manifest.digest(), options.pin)
 
 
 def build(hashes: Hashes, size: int, chunker: str, lengths: Sequence[int]) -> chunks.ChunkManifest:

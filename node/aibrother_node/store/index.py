@@ -9,15 +9,16 @@ from __future__ import annotations
 import contextlib
 import sqlite3
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aibrother_node.content.digest import Digest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-_SCHEMA_VERSION: Final = 1
+_Result = TypeVar("_Result")
+_SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE blobs (
     digest BLOB PRIMARY KEY CHECK (length(digest) = 32),
@@ -31,7 +32,59 @@ CREATE TABLE manifests (
     PRIMARY KEY (blob, manifest)
 ) WITHOUT ROWID;
 CREATE INDEX manifests_by_digest ON manifests (manifest);
+CREATE TABLE targets (
+    path TEXT PRIMARY KEY,
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    size INTEGER NOT NULL CHECK (size >= 0),
+    name TEXT,
+    version TEXT,
+    variant TEXT,
+    manifest BLOB CHECK (length(manifest) = 32)
+) WITHOUT ROWID;
+CREATE INDEX targets_by_digest ON targets (sha256);
+CREATE TABLE yanked (
+    path TEXT PRIMARY KEY,
+    sha256 BLOB NOT NULL CHECK (length(sha256) = 32),
+    reason TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX yanked_by_digest ON yanked (sha256);
+CREATE TABLE catalog (state TEXT NOT NULL);
 """
+
+
+@dataclass(frozen=True, slots=True)
+class TargetRow:
+    """One target of the verified catalog: a part of a release, or a document.
+
+    Attributes:
+        path: the target path, such as `models/phi-2-mobile-2026.11.1-q4_k_m.gguf`.
+        sha256, size: of its bytes.
+        name, version, variant: the release that a part belongs to; None for a document.
+        manifest: the digest of a part's chunk manifest; None for a document.
+    """
+
+    path: str
+    sha256: Digest
+    size: int
+    name: str | None = None
+    version: str | None = None
+    variant: str | None = None
+    manifest: Digest | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class YankedRow:
+    """One target path that a withdrawn release had.
+
+    Attributes:
+        path: as it was.
+        sha256: what it named.
+        reason: of the publisher.
+    """
+
+    path: str
+    sha256: Digest
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +157,56 @@ class Index:
         """The stored manifests of a blob, best first."""
         return _manifests_of(self._db, blob)
 
+    def catalog_state(self) -> str | None:
+        """Which catalog the tables hold; None for none."""
+        row = self._db.execute("SELECT state FROM catalog").fetchone()
+        return None if row is None else str(row[0])
+
+    def put_catalog(
+        self,
+        state: str,
+        targets: Iterable[TargetRow],
+        yanked: Iterable[YankedRow],
+        *,
+        removed: Iterable[str] = (),
+        whole: bool,
+    ) -> None:
+        """Enter a catalog, all at once: readers see the one before or this one.
+
+        Args:
+            state: names it.
+            targets: those that are new or changed; all of them where `whole`.
+            yanked: all of them.
+            removed: paths that are targets no longer.
+            whole: forget every other target.
+        """
+        with self._db:
+            if whole:
+                self._db.execute("DELETE FROM targets")
+            self._db.executemany("DELETE FROM targets WHERE path = ?", ((path,) for path in removed))
+            self._db.executemany(
+                "INSERT OR REPLACE INTO targets VALUES (?, ?, ?, ?, ?, ?, ?)",
+                (
+                    (
+                        row.path,
+                        row.sha256.raw,
+                        row.size,
+                        row.name,
+                        row.version,
+                        row.variant,
+                        None if row.manifest is None else row.manifest.raw,
+                    )
+                    for row in targets
+                ),
+            )
+            self._db.execute("DELETE FROM yanked")
+            self._db.executemany(
+                "INSERT OR REPLACE INTO yanked VALUES (?, ?, ?)",
+                ((row.path, row.sha256.raw, row.reason) for row in yanked),
+            )
+            self._db.execute("DELETE FROM catalog")
+            self._db.execute("INSERT INTO catalog VALUES (?)", (state,))
+
     def without_manifest(self) -> Iterator[Digest]:
         """Blobs that are no manifest themselves and that no stored manifest describes."""
         rows = self._db.execute(
@@ -121,20 +224,61 @@ class IndexReader:
 
     def manifests_of(self, blob: Digest) -> list[ManifestRow]:
         """The stored manifests of a blob, best first; none where the index is missing or busy."""
-        try:
-            with contextlib.closing(sqlite3.connect(self._uri, uri=True, timeout=2.0)) as db:
-                return _manifests_of(db, blob)
-        except sqlite3.Error:
-            return []
+        return self._ask(lambda db: _manifests_of(db, blob)) or []
 
     def totals(self) -> tuple[int, int] | None:
         """How many blobs there are and their bytes, or None where there is no index to ask."""
+        return self._ask(lambda db: _one(db, "SELECT count(*), coalesce(sum(size), 0) FROM blobs"))
+
+    def target(self, path: str) -> TargetRow | None:
+        """What a target path names in the catalog."""
+        return self._ask(lambda db: _target(_one(db, f"{_TARGET} WHERE path = ?", path)))
+
+    def target_of(self, sha256: Digest) -> TargetRow | None:
+        """A target that names this blob; the first by path where there are several."""
+        return self._ask(lambda db: _target(_one(db, f"{_TARGET} WHERE sha256 = ? ORDER BY path LIMIT 1", sha256.raw)))
+
+    def yanked(self, path: str) -> str | None:
+        """Why what a path named was withdrawn; None where it was not."""
+        return self._ask(lambda db: _text(_one(db, "SELECT reason FROM yanked WHERE path = ?", path)))
+
+    def yanked_blob(self, sha256: Digest) -> str | None:
+        """Why a blob was withdrawn; None where it was not, or where another release still names it."""
+        query = (
+            "SELECT reason FROM yanked WHERE sha256 = ?1"
+            " AND NOT EXISTS (SELECT 1 FROM targets WHERE sha256 = ?1) ORDER BY path LIMIT 1"
+        )
+        return self._ask(lambda db: _text(_one(db, query, sha256.raw)))
+
+    def catalog_state(self) -> str | None:
+        """Which catalog the index holds; None for none."""
+        return self._ask(lambda db: _text(_one(db, "SELECT state FROM catalog")))
+
+    def _ask(self, question: Callable[[sqlite3.Connection], _Result | None]) -> _Result | None:
         try:
             with contextlib.closing(sqlite3.connect(self._uri, uri=True, timeout=2.0)) as db:
-                count, size = db.execute("SELECT count(*), coalesce(sum(size), 0) FROM blobs").fetchone()
-                return count, size
+                return question(db)
         except sqlite3.Error:
             return None
+
+
+_TARGET: Final = "SELECT path, sha256, size, name, version, variant, manifest FROM targets"
+
+
+def _one(db: sqlite3.Connection, query: str, *parameters: object) -> tuple[Any, ...] | None:
+    row: tuple[Any, ...] | None = db.execute(query, parameters).fetchone()
+    return row
+
+
+def _text(row: tuple[Any, ...] | None) -> str | None:
+    return None if row is None else str(row[0])
+
+
+def _target(row: tuple[Any, ...] | None) -> TargetRow | None:
+    if row is None:
+        return None
+    path, sha256, size, name, version, variant, manifest = row
+    return TargetRow(path, Digest(sha256), size, name, version, variant, None if manifest is None else Digest(manifest))
 
 
 def _connect(path: Path) -> sqlite3.Connection:

@@ -18,7 +18,17 @@ if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
 
 LAYOUT_VERSION: Final = 1
-_FOLDERS: Final = ("blobs", "blobs/sha256", "fills", "fills/sha256", "incoming", "pins", "quarantine", "run")
+_FOLDERS: Final = (
+    "blobs",
+    "blobs/sha256",
+    "fills",
+    "fills/sha256",
+    "incoming",
+    "pins",
+    "quarantine",
+    "run",
+    "trust",
+)
 _PRIVATE: Final = frozenset({"incoming", "run", "quarantine"})
 
 
@@ -55,6 +65,22 @@ class Layout:
     @property
     def run(self) -> Path:
         return self.root / "run"
+
+    @property
+    def catalog(self) -> Path:
+        return self.root / "catalog"
+
+    @property
+    def trust(self) -> Path:
+        return self.root / "trust"
+
+    @property
+    def keys(self) -> Path:
+        return self.root / "keys"
+
+    @property
+    def generation(self) -> Path:
+        return self.run / "generation"
 
     @property
     def index(self) -> Path:

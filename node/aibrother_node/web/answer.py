@@ -38,6 +38,7 @@ __all__ = [
 
 IMMUTABLE: Final = "public, max-age=31536000, immutable, no-transform"
 BRIEF: Final = "public, max-age=300"
+DOCUMENT: Final = "public, max-age=60"
 CHUNKS_TYPE: Final = "application/vnd.aibrother.chunks+msgpack"
 PROBLEM_TYPE: Final = "application/problem+json"
 MAX_DETAIL: Final = 500
@@ -217,8 +218,16 @@ def _multiple(representation: Representation, slices: Sequence[Slice], boundary:
     return Answer(206, head_fields, tuple(parts), length)
 
 
-def problem(status: int, title: str, detail: str, *, headers: Sequence[Header] = (), method: str) -> Answer:
-    """An error with a problem document as its body (RFC 9457), never cached.
+def problem(
+    status: int,
+    title: str,
+    detail: str,
+    *,
+    headers: Sequence[Header] = (),
+    method: str,
+    cache_control: str = "no-store",
+) -> Answer:
+    """An error with a problem document as its body (RFC 9457), by default never cached.
 
     The detail is cut to 500 characters, with control characters replaced by spaces.
     """
@@ -230,7 +239,7 @@ def problem(status: int, title: str, detail: str, *, headers: Sequence[Header] =
     head = [
         ("Content-Length", str(len(body))),
         ("Content-Type", PROBLEM_TYPE),
-        ("Cache-Control", "no-store"),
+        ("Cache-Control", cache_control),
         *headers,
     ]
     return Answer(status, head) if method == "HEAD" else Answer(status, head, (body,), len(body))
@@ -277,6 +286,33 @@ def blob_representation(
         content_type=content_type,
         cache_control=cache_control,
         headers=(*extra, *headers),
+    )
+
+
+def document_representation(
+    digest: Digest, size: int, *, coding: str | None = None, cache_control: str = DOCUMENT
+) -> Representation:
+    """The representation of a JSON document of the catalog.
+
+    Args:
+        digest: of the document's own bytes, whatever the coding.
+        size: of what is sent, in bytes.
+        coding: `gzip` or `zstd`; None for the document's own bytes. A coded form has a tag of its own, no Repr-Digest
+            of the signed bytes, and no ranges: two nodes' compressors need not agree on it.
+        cache_control: its value.
+    """
+    vary = ("Vary", "Accept-Encoding")
+    if coding is None:
+        return blob_representation(
+            digest, size, content_type="application/json", cache_control=cache_control, headers=(vary,)
+        )
+    return Representation(
+        size=size,
+        etag=entity_tag(digest, coding),
+        content_type="application/json",
+        cache_control=cache_control,
+        headers=(("Content-Encoding", coding), vary),
+        accept_ranges=False,
     )
 
 

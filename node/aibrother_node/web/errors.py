@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import (
     DiskFull,
+    Gone,
     InvalidInput,
     NodeError,
     NotFound,
@@ -27,6 +28,9 @@ ALLOW: Final = "GET, HEAD, OPTIONS"
 DEFAULT_RETRY: Final = 5.0
 """Seconds to wait where the exception knows nothing better."""
 
+GONE_CACHE_CONTROL: Final = "public, max-age=60"
+"""What was withdrawn may be restored."""
+
 MAX_RETRY: Final = 86_400
 """Seconds; whoever is told to wait longer than a day is better off asking again."""
 
@@ -34,6 +38,7 @@ MAX_RETRY: Final = 86_400
 _STATUS: Final[tuple[tuple[type[NodeError], int, str], ...]] = (
     (InvalidInput, 400, "Bad Request"),
     (Refused, 403, "Forbidden"),
+    (Gone, 410, "Gone"),  # before its base class
     (NotFound, 404, "Not Found"),
     (VerificationFailed, 502, "Bad Gateway"),
     (Temporary, 503, "Service Unavailable"),
@@ -65,6 +70,8 @@ def answer_error(exc: BaseException, method: str, *, writing: bool = False) -> A
         writing: the request asked for something to be stored, so that a full disk is its answer (507); a read gets 503.
     """
     extra = (retry_after(exc.retry_after),) if isinstance(exc, Temporary) else ()
+    if isinstance(exc, Gone):
+        return problem(410, "Gone", str(exc), method=method, cache_control=GONE_CACHE_CONTROL)
     if writing and isinstance(exc, DiskFull):
         return problem(507, "Insufficient Storage", str(exc), headers=extra, method=method)
     for kind, status, title in _STATUS:

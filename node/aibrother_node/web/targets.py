@@ -25,6 +25,10 @@ _ORIGIN: Final = re.compile(r"https?://[^/?#]*", re.IGNORECASE)
 _VISIBLE: Final = re.compile(r"[\x21-\x7e]*")
 _BAD_ESCAPE: Final = re.compile(r"%(?![0-9A-Fa-f]{2})")
 _ESCAPE: Final = re.compile(rb"%([0-9A-Fa-f]{2})")
+_FILENAME: Final = re.compile(r"[a-z0-9][a-z0-9._+-]{0,250}")
+_METADATA: Final = re.compile(r"timestamp\.json|[1-9][0-9]{0,15}\.[a-z][a-z0-9-]{0,60}\.json")
+_TUF_TARGET: Final = re.compile(r"([0-9a-f]{64})\.([a-z0-9][a-z0-9._+-]{0,250})")
+_NOTHING: Final = "nothing is served under this path"
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +62,66 @@ class ServerTarget:
     """`*`, the server as a whole, for OPTIONS (RFC 9112, 3.2.4)."""
 
 
-Target: TypeAlias = BlobTarget | ChunksTarget | HealthTarget | ReadyTarget | ServerTarget
+@dataclass(frozen=True, slots=True)
+class DocumentTarget:
+    """A document of the catalog, by its target path: `models/catalog.json`, `models/<name>.releases.json` …"""
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class PartTarget:
+    """A part of a release under its name, by its target path: `models/<filename>`, `staging/<filename>`."""
+
+    path: str
+    filename: str
+
+
+@dataclass(frozen=True, slots=True)
+class EntryTarget:
+    """`<part>.json`: the entry of the release that a part belongs to.
+
+    Attributes:
+        path: the part's target path.
+    """
+
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataTarget:
+    """`/metadata/…`: one file of TUF metadata."""
+
+    filename: str
+
+
+@dataclass(frozen=True, slots=True)
+class TufTarget:
+    """`/targets/…`: a TUF target under its hash (TUF specification, 6.2: consistent snapshots).
+
+    Attributes:
+        folder: `models`, `staging`, or nothing.
+        sha256: the hash before the first dot of the name.
+        basename: what follows it.
+    """
+
+    folder: str
+    sha256: Digest
+    basename: str
+
+
+Target: TypeAlias = (
+    BlobTarget
+    | ChunksTarget
+    | DocumentTarget
+    | EntryTarget
+    | HealthTarget
+    | MetadataTarget
+    | PartTarget
+    | ReadyTarget
+    | ServerTarget
+    | TufTarget
+)
 
 
 def parse_target(raw_target: str) -> Target:
@@ -97,7 +160,34 @@ def parse_target(raw_target: str) -> Target:
             return HealthTarget()
         case ["", "readyz"]:
             return ReadyTarget()
-    raise NotFound("nothing is served under this path")
+        case ["", *catalog]:
+            return _catalog_target(catalog)
+    raise NotFound(_NOTHING)
+
+
+def _catalog_target(segments: list[str]) -> Target:
+    """Names from the catalog. Whether there is such a name is looked up; here it only has to be one that could be."""
+    match segments:
+        case ["v1", "catalog.json"] | ["models", "catalog.json"] | ["catalog.json"]:
+            return DocumentTarget("models/catalog.json")
+        case ["fleet.json"]:
+            return DocumentTarget("fleet.json")
+        case ["staging", "catalog.json"]:
+            return DocumentTarget("staging/catalog.json")
+        case ["models", name] if name.endswith(".releases.json") and _FILENAME.fullmatch(name):
+            return DocumentTarget(f"models/{name}")
+        case [("models" | "staging") as folder, name] if _FILENAME.fullmatch(name):
+            if name.endswith(".gguf"):
+                return PartTarget(f"{folder}/{name}", name)
+            if name.endswith(".gguf.json"):
+                return EntryTarget(f"{folder}/{name.removesuffix('.json')}")
+        case ["metadata", name] if _METADATA.fullmatch(name):
+            return MetadataTarget(name)
+        case ["targets", name] if target := _TUF_TARGET.fullmatch(name):
+            return TufTarget("", Digest.from_hex(target[1]), target[2])
+        case ["targets", ("models" | "staging") as folder, name] if target := _TUF_TARGET.fullmatch(name):
+            return TufTarget(folder, Digest.from_hex(target[1]), target[2])
+    raise NotFound(_NOTHING)
 
 
 def _manifest(query: str) -> Digest | None:

@@ -10,6 +10,7 @@ import pytest
 
 from aibrother_node.config import LimitsSection
 from aibrother_node.store.blobs import BlobReader
+from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import Layout
 from aibrother_node.web.public.handler import PublicPlane, Settings
 from aibrother_node.web.public.sender import Sends
@@ -25,7 +26,9 @@ ALIVE = b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\n"
 @asynccontextmanager
 async def serving(folder: Path, **limits: float) -> AsyncIterator[tuple[PublicServer, asyncio.Server, int]]:
     """A server of an empty data directory; yields it, its listener and its port."""
-    plane = PublicPlane(BlobReader(Layout(folder)), Sends(60), Settings())
+    layout = Layout(folder)
+    layout.create(Disk())
+    plane = PublicPlane(BlobReader(layout), Sends(60), Settings())
     server = PublicServer(plane, LimitsSection.model_validate(limits))
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     try:

@@ -114,7 +114,7 @@ class Worker:
         now = asyncio.get_running_loop().time()
         self._sends.cut_stalled(now)
         self._server.sweep(now)
-        # a blob that was withdrawn or removed has no name any more; nobody new gets it from an open descriptor
+        # a blob that was removed has no name any more; nobody new gets it from an open descriptor
         self._plane.cache.drop(await asyncio.to_thread(self._nameless, self._plane.cache.digests()))
 
     def _nameless(self, digests: list[Digest]) -> list[Digest]:

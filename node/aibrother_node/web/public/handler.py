@@ -9,7 +9,8 @@ import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, assert_never
 
-from aibrother_node.errors import NodeError, NotFound
+from aibrother_node.errors import Gone, NodeError, NotFound
+from aibrother_node.store.generation import Generation
 from aibrother_node.web.accept import prefers_json
 from aibrother_node.web.answer import (
     Answer,
@@ -22,14 +23,27 @@ from aibrother_node.web.answer import (
 from aibrother_node.web.cors import cors_headers, preflight
 from aibrother_node.web.errors import answer_error, method_not_allowed, retry_after
 from aibrother_node.web.public.blob_cache import BlobCache, CachedBlob
+from aibrother_node.web.public.catalog_files import CatalogFiles
 from aibrother_node.web.public.outgoing import Outgoing
-from aibrother_node.web.targets import BlobTarget, ChunksTarget, HealthTarget, ReadyTarget, ServerTarget, parse_target
+from aibrother_node.web.targets import (
+    BlobTarget,
+    ChunksTarget,
+    DocumentTarget,
+    EntryTarget,
+    HealthTarget,
+    MetadataTarget,
+    PartTarget,
+    ReadyTarget,
+    ServerTarget,
+    TufTarget,
+    parse_target,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from aibrother_node.content.digest import Digest
-    from aibrother_node.store.blobs import BlobReader
+    from aibrother_node.store.blobs import BlobReader, OpenBlob
     from aibrother_node.web.public.request import Request
     from aibrother_node.web.public.sender import Sends
 
@@ -74,6 +88,7 @@ class PublicPlane:
         checks: what `/readyz` asks.
         report: called after each answer with (request, status, body bytes promised, whether all were sent).
         cache: open blobs.
+        catalog: names, documents and metadata.
     """
 
     reader: BlobReader
@@ -82,6 +97,23 @@ class PublicPlane:
     checks: Sequence[Callable[[], Coroutine[None, None, Check]]] = ()
     report: Callable[[Request, int, int, bool], None] | None = None
     cache: BlobCache = field(default_factory=BlobCache)
+    catalog: CatalogFiles = field(init=False)
+
+    _generation: Generation = field(init=False)
+    _seen: bytes = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.catalog = CatalogFiles(self.reader.layout)
+        self._generation = Generation(self.reader.layout.generation)
+        self._seen = self._generation.now()
+
+    def _forget_what_changed(self) -> None:
+        """What was looked up under another catalog may be withdrawn by now."""
+        now = self._generation.now()
+        if now != self._seen:
+            self._seen = now
+            self.catalog.forget()
+            self.cache.close()
 
     def begin(self, request: Request) -> Outgoing | Coroutine[None, None, Outgoing]:
         """Answer one request: at once where everything is at hand, else by what is returned to be awaited.
@@ -93,6 +125,7 @@ class PublicPlane:
             if method not in ("GET", "HEAD"):
                 return self._outgoing(request, self._other_method(request))
             target = parse_target(request.target)
+            self._forget_what_changed()
             match target:
                 case BlobTarget():
                     entry = self.cache.get(target.digest)
@@ -101,6 +134,17 @@ class PublicPlane:
                     return self._blob(request, target, entry)
                 case ChunksTarget():
                     return self._later(request, self._chunks(request, target))
+                case PartTarget():
+                    return self._part_at_once(request, target) or self._later(request, self._part(request, target))
+                case DocumentTarget():
+                    accepted = request.headers.get("Accept-Encoding")
+                    return self._later(request, self._small(request, lambda: self.catalog.document(target, accepted)))
+                case EntryTarget():
+                    return self._later(request, self._small(request, lambda: self.catalog.entry(target)))
+                case MetadataTarget():
+                    return self._later(request, self._small(request, lambda: self.catalog.metadata(target)))
+                case TufTarget():
+                    return self._later(request, self._tuf(request, target))
                 case HealthTarget():
                     return self._outgoing(request, _json_answer(200, {"status": "alive"}, method))
                 case ReadyTarget():
@@ -143,10 +187,17 @@ class PublicPlane:
 
     def _blob(self, request: Request, target: BlobTarget, entry: CachedBlob) -> Outgoing:
         """Answer from an open blob, which is marked as in use."""
+        representation = entry.representation
         try:
-            representation = entry.representation
             if target.filename is not None:
                 representation = blob_representation(target.digest, entry.blob.size, filename=target.filename)
+        except BaseException:
+            self.cache.release(entry)
+            raise
+        return self._from_blob(request, representation, entry)
+
+    def _from_blob(self, request: Request, representation: Representation, entry: CachedBlob) -> Outgoing:
+        try:
             result = self._answer(request, representation)
         except BaseException:
             self.cache.release(entry)
@@ -154,9 +205,66 @@ class PublicPlane:
         return self._outgoing(request, result, fd=entry.blob.fd, release=lambda: self.cache.release(entry))
 
     async def _open_blob(self, request: Request, target: BlobTarget) -> Outgoing:
-        # the folder may have to be read from disk: not on the loop
-        blob = await asyncio.to_thread(self.reader.open_blob, target.digest)
-        return self._blob(request, target, self.cache.put(blob))
+        try:
+            entry = self.cache.put(await asyncio.to_thread(self._open, target.digest))
+        except Gone:
+            raise
+        except NotFound:
+            size = None
+            if request.method == "HEAD":
+                size = await asyncio.to_thread(self.catalog.size_in_catalog, target.digest)
+            if size is None:
+                raise
+            # wanted, and not here yet: what it will be is known; asking for it starts nothing
+            representation = blob_representation(target.digest, size, filename=target.filename)
+            return self._outgoing(request, self._answer(request, representation))
+        return self._blob(request, target, entry)
+
+    def _open(self, digest: Digest) -> OpenBlob:
+        """Open a blob that may be served. Blocks: the folder may have to be read from disk."""
+        reason = self.catalog.withdrawn(digest)
+        if reason is not None:
+            raise Gone(reason)
+        return self.reader.open_blob(digest)
+
+    def _part_at_once(self, request: Request, target: PartTarget) -> Outgoing | None:
+        """Answer a part that was asked for lately, without leaving the loop; None where that can't be."""
+        part = self.catalog.known_part(target)
+        entry = None if part is None else self.cache.get(part.digest)
+        return None if part is None or entry is None else self._from_blob(request, part.representation, entry)
+
+    async def _part(self, request: Request, target: PartTarget) -> Outgoing:
+        part = await asyncio.to_thread(self.catalog.part, target)
+        entry = self.cache.get(part.digest)
+        if entry is None:
+            try:
+                entry = self.cache.put(await asyncio.to_thread(self._open, part.digest))
+            except Gone:
+                raise
+            except NotFound:
+                if request.method != "HEAD":
+                    raise
+                return self._outgoing(request, self._answer(request, part.representation))
+        return self._from_blob(request, part.representation, entry)
+
+    async def _tuf(self, request: Request, target: TufTarget) -> Outgoing:
+        found = await asyncio.to_thread(self.catalog.document_file, target)
+        if found is not None:
+            return self._from_memory(request, *found)
+        blob = BlobTarget(target.sha256)
+        entry = self.cache.get(target.sha256)
+        return await self._open_blob(request, blob) if entry is None else self._blob(request, blob, entry)
+
+    async def _small(self, request: Request, read: Callable[[], tuple[Representation, bytes]]) -> Outgoing:
+        return self._from_memory(request, *await asyncio.to_thread(read))
+
+    def _from_memory(self, request: Request, representation: Representation, data: bytes) -> Outgoing:
+        """Answer from bytes at hand: slices are cut from there."""
+        result = self._answer(request, representation)
+        result.parts = tuple(
+            part if isinstance(part, bytes) else data[part.offset : part.offset + part.length] for part in result.parts
+        )
+        return self._outgoing(request, result)
 
     async def _chunks(self, request: Request, target: ChunksTarget) -> Outgoing:
         as_json = prefers_json(request.headers.get("Accept"))
@@ -164,19 +272,16 @@ class PublicPlane:
         representation = manifest_representation(
             digest, len(data), immutable=target.manifest is not None, as_json=as_json
         )
-        result = self._answer(request, representation)
-        # a manifest is small and already in memory: its slices are sent from there
-        result.parts = tuple(
-            part if isinstance(part, bytes) else data[part.offset : part.offset + part.length] for part in result.parts
-        )
-        return self._outgoing(request, result)
+        return self._from_memory(request, representation, data)
 
     def _manifest(self, target: ChunksTarget, *, as_json: bool) -> tuple[Digest, bytes]:
         """The manifest's digest and the bytes of the form that is wanted. Blocks."""
         if target.manifest is not None:
             candidates = [target.manifest]
         else:
-            candidates = [row.manifest for row in self.reader.manifests_of(target.digest)]
+            named = self.catalog.manifest_in_catalog(target.digest)
+            candidates = [] if named is None else [named]
+            candidates += [row.manifest for row in self.reader.manifests_of(target.digest)]
         for digest in candidates:
             try:
                 manifest = self.reader.read_manifest(digest, self.settings.max_manifest)
