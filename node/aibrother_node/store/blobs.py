@@ -28,9 +28,10 @@ from aibrother_node.store.incoming import Cut, Request, Staged, build, read_at, 
 from aibrother_node.store.index import Index, IndexReader, ManifestRow
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+    from aibrother_node.store.index import TargetRow, YankedRow
     from aibrother_node.store.layout import DirectoryLock, Layout
 
 _PREFIX: Final = chunks.ChunkManifest(Digest(bytes(32)), 0, "fixed/1", (), b"", b"").encode()[:11]
@@ -313,6 +314,22 @@ class BlobStore(BlobReader):
             if manifest is not None:
                 rows.append(ManifestRow(manifest.blob, digest, manifest.chunker))
         self._enter(new, rows)
+
+    def catalog_state(self) -> str | None:
+        """Which catalog the index holds; None for none."""
+        return self._rows.catalog_state()
+
+    def put_catalog(
+        self,
+        state: str,
+        targets: Iterable[TargetRow],
+        yanked: Iterable[YankedRow],
+        *,
+        removed: Iterable[str] = (),
+        whole: bool,
+    ) -> None:
+        """Enter a catalog into the index, as `Index.put_catalog`."""
+        self._rows.put_catalog(state, targets, yanked, removed=removed, whole=whole)
 
     def without_manifest(self) -> list[Digest]:
         """Blobs whose manifest was lost."""

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aibrother_node.config import NodeConfig
-    from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.incoming import Options
     from aibrother_node.store.layout import Layout
 
@@ -41,6 +40,7 @@ def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool,
     from aibrother_node.store.incoming import Options
     from aibrother_node.store.layout import Layout
     from aibrother_tools.cli import exit_code
+    from aibrother_tools.storing import total_bytes
 
     # the signal by which a lease on a file being moved is broken (fcntl(2)) would kill us; we look at the lease instead
     signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -50,7 +50,7 @@ def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool,
     options = Options(
         how="link" if link else "move" if move else "copy",
         pin=None if no_pin else _REASON,
-        reserve=config.store.reserve_on(_total_bytes(layout)),
+        reserve=config.store.reserve_on(total_bytes(layout)),
     )
     added: list[dict[str, Any]] = []
     code = 0
@@ -75,13 +75,12 @@ def _add(
     config: NodeConfig, layout: Layout, path: Path, options: Options, progress: Callable[[int], None]
 ) -> dict[str, Any]:
     """Store one file; returns its digest and size."""
-    from aibrother_node.errors import DiskFull, NotFound
-    from aibrother_node.store.disk import Disk
-    from aibrother_node.store.incoming import digest_only, stage
-    from aibrother_tools.local_client import LocalNode, change
+    from aibrother_node.errors import DiskFull
+    from aibrother_node.store.incoming import digest_only
+    from aibrother_tools.storing import store_file
 
     try:
-        staged, request = stage(layout, Disk(), path, options, progress)
+        stored = store_file(config, layout, path, options, progress)
     except DiskFull:
         # what is here already needs no room
         digest = digest_only(path)
@@ -92,24 +91,7 @@ def _add(
         if options.how == "move":
             path.unlink()
         return {"digest": str(digest), "size": layout.blob(digest).stat().st_size}
-
-    def offline(store: BlobStore) -> None:
-        store.take_in_all()  # what earlier commands left; ours is held, and stays
-        store.take_in(staged, request, verify=False)
-
-    def online(node: LocalNode) -> None:
-        try:
-            node.ask("POST", f"/incoming/{staged.id}", timeout=None)
-        except NotFound:
-            if not layout.blob(request.digest).exists():
-                raise
-            # taken in by a node that ended before it could say so
-
-    with staged:
-        change(config, offline, online)
-    if options.how == "move":
-        path.unlink(missing_ok=True)  # only where it had to be copied
-    return {"digest": str(request.digest), "size": request.size}
+    return {"digest": str(stored.digest), "size": stored.size}
 
 
 def _pin(config: NodeConfig, digest: str, reason: str) -> None:
@@ -121,10 +103,3 @@ def _pin(config: NodeConfig, digest: str, reason: str) -> None:
         lambda store: store.pin(Digest.parse(digest), reason),
         lambda node: node.ask("PUT", f"/pins/{digest}", {"reason": reason}),
     )
-
-
-def _total_bytes(layout: Layout) -> int:
-    import os
-
-    stat = os.statvfs(layout.root)
-    return stat.f_blocks * stat.f_frsize

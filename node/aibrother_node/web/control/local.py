@@ -162,6 +162,7 @@ class LocalPlane:
                 "digest": str(stored.digest),
                 "size": stored.size,
                 "manifest": str(stored.manifest),
+                "pieces": None if stored.pieces is None else str(stored.pieces),
                 "was_there": stored.was_there,
             }
         )

@@ -1,0 +1,313 @@
+"""The signing node's desk: an edit of the catalog from what was asked to what workers serve.
+
+    read what is signed now → decide (editing.py) → sign and write (repository.py) → index → tell the workers
+
+Whoever sits here holds the data directory's lock: a command on a stopped node, or the control process. The index and the
+workers follow the files: an interruption between the commit and the index is made up for by `follow` at the next start.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+from aibrother_node.catalog import editing
+from aibrother_node.catalog.entries import (
+    MAX_CATALOG_BYTES,
+    MAX_RELEASES_BYTES,
+    CatalogDocument,
+    Entry,
+    ReleasesDocument,
+    decode_catalog,
+    decode_releases,
+)
+from aibrother_node.catalog.keys import KeyRing
+from aibrother_node.catalog.names import parse_reference
+from aibrother_node.catalog.repository import Repository
+from aibrother_node.content.digest import Digest
+from aibrother_node.content.gguf import GgufError, read_header
+from aibrother_node.errors import InvalidInput, NotFound, VerificationFailed
+from aibrother_node.store.generation import Generation
+from aibrother_node.store.incoming import read_at
+from aibrother_node.store.index import TargetRow, YankedRow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from datetime import timedelta
+    from pathlib import Path
+
+    from tuf.api.metadata import TargetFile
+
+    from aibrother_node.store.blobs import BlobStore
+    from aibrother_node.store.disk import Disk
+    from aibrother_node.store.layout import Layout
+
+STABLE: Final = "models/catalog.json"
+STAGING: Final = "staging/catalog.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Signing:
+    """What signing takes, from the configuration.
+
+    Attributes:
+        keys: the folder of keys.
+        passphrase: of the private keys, where they have one.
+        expiries: how long each role's metadata is valid.
+    """
+
+    keys: Path
+    passphrase: str | None = field(repr=False)
+    expiries: Mapping[str, timedelta]
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What an edit came to.
+
+    Attributes:
+        entries: the releases that it was about, as they are now.
+        targets: by path: `new`, `changed` or `removed`.
+        versions: what was signed; empty where nothing changed.
+    """
+
+    entries: tuple[Entry, ...]
+    targets: Mapping[str, str]
+    versions: Mapping[str, int]
+
+    def to_json(self) -> dict[str, Any]:
+        """As the local plane answers."""
+        return {
+            "entries": [entry.to_json() for entry in self.entries],
+            "targets": dict(self.targets),
+            "versions": dict(self.versions),
+        }
+
+
+def state_name(layout: Layout) -> str | None:
+    """Names the catalog on disk: the SHA-256 of its timestamp; None where there is none."""
+    try:
+        return hashlib.sha256((layout.catalog / "metadata" / "timestamp.json").read_bytes()).hexdigest()
+    except FileNotFoundError:
+        return None
+
+
+def follow(store: BlobStore, disk: Disk) -> bool:
+    """Make the index say what the catalog's files say, verified by their own root, and tell the workers.
+
+    Returns:
+        Whether it had to be done.
+    """
+    state = state_name(store.layout)
+    if state is None or store.catalog_state() == state:
+        return False
+    repository = Repository.open(store.layout.catalog, disk)
+    rows = [_row(path, target) for path, target in repository.targets()]
+    store.put_catalog(state, rows, _yanked_rows(repository), whole=True)
+    _tell_workers(store.layout)
+    return True
+
+
+class Desk:
+    """Edits the catalog of one data directory.
+
+    Args:
+        store: opened by whoever holds the lock.
+        signing: keys and lifetimes.
+        disk: the file system.
+    """
+
+    def __init__(self, store: BlobStore, signing: Signing, disk: Disk) -> None:
+        self._store = store
+        self._signing = signing
+        self._disk = disk
+
+    def run(self, action: Mapping[str, Any], now: datetime) -> Done:
+        """Carry out an edit as the local plane has it: `do` says what, the other keys are its arguments.
+
+        Raises:
+            InvalidInput: there is no such edit, or an argument is wrong.
+            and as the edit.
+        """
+        try:
+            match action["do"]:
+                case "publish":
+                    entries = [Entry.from_json(entry) for entry in action["entries"]]
+                    return self.publish(entries, action["channel"], now)
+                case "promote":
+                    return self.promote(action["references"], now)
+                case "yank":
+                    return self._simple(editing.yank, action, now, action["reason"])
+                case "unyank":
+                    return self._simple(editing.unyank, action, now)
+                case "retire":
+                    return self.retire(action["name"], action["keep"], now)
+                case "edit":
+                    return self._simple(editing.edit_metadata, action, now, action["changes"])
+                case "rotate":
+                    return self.rotate(action["role"], now)
+                case "refresh":
+                    return self.refresh(now)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise InvalidInput(f"not an edit of the catalog: {error}") from error
+        raise InvalidInput("not an edit of the catalog")
+
+    def publish(self, entries: list[Entry], channel: str, now: datetime) -> Done:
+        """Publish releases whose files are stored already.
+
+        Raises:
+            NotFound: a file isn't stored.
+            Refused: a name is in use for other content, or keys are missing.
+        """
+        for entry in entries:
+            for part in entry.files:
+                for digest in (part.sha256, part.chunks, part.pieces):
+                    if not self._store.layout.blob(digest).exists():
+                        raise NotFound(f"{part.filename}: {digest} is not stored here")
+        repository = self._open()
+        edit = editing.publish(self._state(repository), entries, channel, now)
+        return self._commit(repository, edit, now)
+
+    def promote(self, references: list[str], now: datetime) -> Done:
+        """Move staged releases to stable, their headers read and checked once more.
+
+        Raises:
+            VerificationFailed: a file is no GGUF by today's reader.
+        """
+        repository = self._open()
+        edit = editing.promote(self._state(repository), _references(references), now)
+        for entry in edit.entries:
+            for part in entry.files:
+                self._check_gguf(part.filename, part.sha256, part.size_bytes)
+        return self._commit(repository, edit, now)
+
+    def retire(self, name: str, keep: int, now: datetime) -> Done:
+        """Let all but the newest versions of a model go."""
+        repository = self._open()
+        return self._commit(repository, editing.retire(self._state(repository), name, keep, now), now)
+
+    def rotate(self, role: str, now: datetime) -> Done:
+        """Replace a role's keys."""
+        repository = self._open()
+        versions = repository.rotate(role, self._keyring(), now)
+        self._publish_index()
+        return Done((), {}, versions)
+
+    def refresh(self, now: datetime) -> Done:
+        """Sign again what is beyond half its life, as far as its keys are here."""
+        repository = self._open()
+        versions = repository.refresh(self._keyring(), now)
+        if versions:
+            self._publish_index()
+        return Done((), {}, versions)
+
+    def _simple(self, decide: Any, action: Mapping[str, Any], now: datetime, *arguments: Any) -> Done:
+        repository = self._open()
+        edit = decide(self._state(repository), _references(action["references"]), *arguments, now)
+        return self._commit(repository, edit, now)
+
+    def _open(self) -> Repository:
+        return Repository.open(self._store.layout.catalog, self._disk, self._signing.expiries)
+
+    def _keyring(self) -> KeyRing:
+        return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase)
+
+    def _state(self, repository: Repository) -> editing.State:
+        return editing.State(
+            catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name)
+        )
+
+    def _commit(self, repository: Repository, edit: editing.Edit, now: datetime) -> Done:
+        before = {path: repository.target(path) for path in edit.targets}
+        versions = repository.commit(edit, self._keyring(), now)
+        if versions:
+            changed = [
+                TargetRow(path, target.sha256, target.length, *_release(target.custom))
+                for path, target in edit.targets.items()
+                if target is not None
+            ]
+            removed = [path for path, target in edit.targets.items() if target is None]
+            state = state_name(self._store.layout)
+            assert state is not None
+            self._store.put_catalog(state, changed, _yanked_rows(repository), removed=removed, whole=False)
+            _tell_workers(self._store.layout)
+        return Done(tuple(edit.entries), _told(edit, before), versions)
+
+    def _publish_index(self) -> None:
+        follow(self._store, self._disk)
+
+    def _check_gguf(self, filename: str, digest: Digest, size: int) -> None:
+        blob = self._store.open_blob(digest)
+        try:
+            if blob.size != size:
+                raise VerificationFailed(f"{filename} has {blob.size} bytes, not {size}")
+            read_header(read_at(blob.fd), blob.size)
+        except GgufError as error:
+            raise VerificationFailed(f"{filename} is not promoted: {error}") from error
+        finally:
+            blob.close()
+
+
+def catalog(repository: Repository, path: str) -> CatalogDocument:
+    """A channel's document as it is signed now."""
+    data = repository.document(path)
+    if data is None:
+        raise VerificationFailed(f"the catalog has no {path}")
+    return decode_catalog(data, MAX_CATALOG_BYTES)
+
+
+def releases(repository: Repository, name: str) -> ReleasesDocument | None:
+    """All releases of one model; None where it has none."""
+    data = repository.document(f"models/{name}.releases.json")
+    return None if data is None else decode_releases(data, MAX_RELEASES_BYTES)
+
+
+def utc_now() -> datetime:
+    """The time, as everything here takes it."""
+    return datetime.now(UTC).replace(microsecond=0)
+
+
+def _references(texts: list[str]) -> list[Any]:
+    return [parse_reference(text) for text in texts]
+
+
+def _release(custom: Mapping[str, Any] | None) -> tuple[str | None, str | None, str | None, Digest | None]:
+    if custom is None:
+        return None, None, None, None
+    return custom["name"], custom["version"], custom["variant"], Digest.parse(custom["chunks"])
+
+
+def _row(path: str, target: TargetFile) -> TargetRow:
+    return TargetRow(path, Digest.from_hex(target.hashes["sha256"]), target.length, *_release(target.custom))
+
+
+def _yanked_rows(repository: Repository) -> Iterator[YankedRow]:
+    """The paths that withdrawn releases had. The moving names are among them; where one is a target again, that wins."""
+    known: dict[str, ReleasesDocument | None] = {}
+    for stone in catalog(repository, STABLE).yanked:
+        if stone.name not in known:
+            known[stone.name] = releases(repository, stone.name)
+        document = known[stone.name]
+        for entry in () if document is None else document.releases:
+            if entry.key == stone.key:
+                for part, moving in zip(entry.files, entry.moving_filenames(), strict=True):
+                    yield YankedRow(f"models/{part.filename}", part.sha256, stone.reason)
+                    yield YankedRow(f"models/{moving}", part.sha256, stone.reason)
+
+
+def _told(edit: editing.Edit, before: Mapping[str, TargetFile | None]) -> dict[str, str]:
+    told = {}
+    for path, target in edit.targets.items():
+        old = before[path]
+        told[path] = "removed" if target is None else "new" if old is None else "changed"
+    return told
+
+
+def _tell_workers(layout: Layout) -> None:
+    generation = Generation(layout.generation, writable=True)
+    try:
+        generation.raise_it()
+    finally:
+        generation.close()
