@@ -1,0 +1,268 @@
+"""The signer's side of the catalog: its TUF repository, as files below one folder.
+
+Whoever changes it holds the data directory's lock; readers need none. A `Repository` is for one thread at a time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Protocol
+
+from tuf.api.metadata import Role, Root, Snapshot, TargetFile, Targets, Timestamp
+
+from aibrother_node.catalog.commit import Change, Prepared, Signing, prepare, sign_role
+from aibrother_node.catalog.files import CatalogFiles
+from aibrother_node.catalog.roles import (
+    DELEGATED,
+    EXPIRIES,
+    TOP_LEVEL,
+    bin_delegations,
+    check_target_path,
+    top_delegations,
+)
+from aibrother_node.catalog.state import State, parse, role_for
+from aibrother_node.content.digest import Digest
+from aibrother_node.errors import InvalidInput, NotFound, Refused, VerificationFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from datetime import datetime, timedelta
+    from pathlib import Path
+
+    from aibrother_node.catalog.keys import KeyRing
+    from aibrother_node.store.disk import Disk
+
+
+class TargetChange(Protocol):
+    """What a target path is to mean: content by digest and length (bytes), and the few custom fields of a part."""
+
+    @property
+    def sha256(self) -> Digest: ...
+    @property
+    def length(self) -> int: ...
+    @property
+    def custom(self) -> Mapping[str, Any] | None: ...
+
+
+class Edit(Protocol):
+    """One change of what the catalog says, as `editing` makes it; None takes a document or target away.
+
+    Documents are targets too: each that is in `documents` is also in `targets`, with the hash and length of its bytes.
+    """
+
+    @property
+    def documents(self) -> Mapping[str, bytes | None]: ...
+    @property
+    def targets(self) -> Mapping[str, TargetChange | None]: ...
+
+
+class Repository:
+    """A catalog whose timestamp and snapshot are signed here."""
+
+    def __init__(self, state: State, expiries: Mapping[str, timedelta]) -> None:
+        """Args: as `open` makes them, which is what callers want."""
+        self._files = state.files
+        self._expiries = {**EXPIRIES, **expiries}
+        self._current: State | None = state
+
+    @classmethod
+    def create(
+        cls,
+        folder: Path,
+        keyring: KeyRing,
+        expiries: Mapping[str, timedelta],
+        now: datetime,
+        disk: Disk,
+        *,
+        content: Edit | None = None,
+        thresholds: Mapping[str, int] | None = None,
+    ) -> Repository:
+        """Make a new catalog: root version 1 and all roles, signed with every key in the ring.
+
+        Interrupted anywhere, it can be called again with the same ring: a catalog is there once its timestamp is.
+
+        Args:
+            folder: made if it is missing; its parent must exist.
+            keyring: at least one key for each role.
+            expiries: lifetimes that differ from `roles.EXPIRIES`.
+            now: the time, in UTC.
+            disk: how files are written.
+            content: the first documents and targets.
+            thresholds: how many of a role's keys must sign; 1 where it doesn't say.
+
+        Raises:
+            Refused: there is a catalog already, or an unfinished one of other keys.
+        """
+        files = CatalogFiles(folder, disk)
+        if files.timestamp.exists():
+            raise Refused(f"{folder} holds a catalog already")
+        files.make()
+        wanted = thresholds or {}
+        signing = Signing(keyring, now, {**EXPIRIES, **expiries})
+        keys = {role: [key.public for key in keyring.keys(role)] for role in (*TOP_LEVEL, *DELEGATED)}
+        root = Root(
+            version=1,
+            expires=signing.until("root"),
+            keys={key.keyid: key for role in TOP_LEVEL for key in keys[role]},
+            roles={role: Role([key.keyid for key in keys[role]], wanted.get(role, 1)) for role in TOP_LEVEL},
+        )
+        path = files.role("root", 1)
+        if path.exists():  # an interrupted run came so far: its root stays, nobody makes a second one of a version
+            found = parse(files.read_role(path, "root"), Root, path.name).signed
+            if (found.keys, found.roles) != (root.keys, root.roles):
+                raise Refused(f"{folder} holds an unfinished catalog of other keys: remove it first")
+            root = found
+        else:
+            files.write([(path, sign_role("root", root, [root], keyring))])
+        state = State(files, root, None, Timestamp(expires=now), Snapshot(expires=now, meta={}))
+        payloads = {
+            "targets": Targets(delegations=top_delegations(keys, wanted)),
+            "models": Targets(delegations=bin_delegations(keys["models"], wanted.get("models", 1))),
+            "staging": Targets(),
+            "fleet": Targets(),
+        }
+        succinct = payloads["models"].delegations
+        assert succinct is not None
+        assert succinct.succinct_roles is not None
+        payloads |= {name: Targets() for name in succinct.succinct_roles.get_roles()}
+        change = Change(payloads=payloads, first=True)
+        if content is not None:
+            change = _change(content, files, payloads.__getitem__)
+            change.first = True
+            change.payloads = payloads | change.payloads
+        prepared = prepare(state, change, signing)
+        prepared.write()
+        return cls(prepared.state, expiries)
+
+    @classmethod
+    def open(cls, folder: Path, disk: Disk, expiries: Mapping[str, timedelta] | None = None) -> Repository:
+        """Read what the newest timestamp reaches, verified by our own roots; expired metadata is accepted.
+
+        Hash bins are read when they are needed.
+
+        Raises:
+            NotFound: there is no catalog here.
+            VerificationFailed: its files don't fit together.
+        """
+        return cls(State.load(CatalogFiles(folder, disk)), expiries or {})
+
+    @property
+    def versions(self) -> dict[str, int]:
+        """The current version of every role."""
+        return self._state.versions()
+
+    def root_bytes(self, version: int | None = None) -> bytes:
+        """A root's file, the newest by default: what clients are given once, to start from.
+
+        Raises:
+            NotFound: there is no such version.
+        """
+        number = self._state.root.version if version is None else version
+        return self._files.read_role(self._files.role("root", number), "root")
+
+    def target(self, path: str) -> TargetFile | None:
+        """What is signed about a target path; None if nothing is."""
+        try:
+            role = role_for(check_target_path(path), self._state.role)
+        except InvalidInput:
+            return None
+        return self._state.role(role).targets.get(path)
+
+    def document(self, path: str) -> bytes | None:
+        """A document's bytes, verified; None if there is none, or if the path is a part's.
+
+        Raises:
+            VerificationFailed: its file is not what was signed, or is missing.
+        """
+        target = self.target(path)
+        if target is None or target.custom is not None:
+            return None
+        digest = Digest.from_hex(target.hashes["sha256"])
+        file = self._files.document(path, digest)
+        try:
+            data = self._files.read(file, target.length)
+        except (NotFound, InvalidInput) as error:
+            raise VerificationFailed(f"document {path}: {error}") from None
+        if len(data) != target.length or _digest(data) != digest:
+            raise VerificationFailed(f"document {path}: {file} is not what was signed", expected=str(digest))
+        return data
+
+    def commit(self, edit: Edit, keyring: KeyRing, now: datetime) -> dict[str, int]:
+        """Make an edit visible: sign the roles it touches, then snapshot and timestamp.
+
+        Interrupted at any instant, the catalog is the old one or the new one, whole.
+
+        Args:
+            edit: what changes; an edit of nothing writes nothing.
+            keyring: keys of every role that it touches.
+            now: the time, in UTC.
+
+        Returns:
+            The new version of each role that was signed; empty if nothing changed.
+
+        Raises:
+            InvalidInput: a path that no role signs, or a document without its target.
+            Refused: keys that it takes aren't here.
+            DiskFull: there is no room; nothing has changed.
+        """
+        change = _change(edit, self._files, self._state.role)
+        if change.is_empty():
+            return {}
+        return self._apply(change, Signing(keyring, now, self._expiries))
+
+    def expiry(self) -> dict[str, datetime]:
+        """When each role's metadata expires. Reads all hash bins the first time."""
+        state = self._state
+        below = [name.removesuffix(".json") for name in state.snapshot.meta]
+        top = {one.type: one.expires for one in (state.root, state.timestamp, state.snapshot)}
+        return {**top, **{role: state.role(role).expires for role in below}}
+
+    @property
+    def _state(self) -> State:
+        """The current state, read again after a write that failed."""
+        if self._current is None:
+            self._current = State.load(self._files)
+        return self._current
+
+    def _apply(self, change: Change, signing: Signing) -> dict[str, int]:
+        return self._write(prepare(self._state, change, signing))
+
+    def _write(self, prepared: Prepared) -> dict[str, int]:
+        self._current = None
+        prepared.write()
+        self._current = prepared.state
+        return prepared.versions
+
+
+def _change(edit: Edit, files: CatalogFiles, get: Callable[[str], Targets]) -> Change:
+    """Sort an edit's targets to their roles, leaving out what is so already."""
+    wanted: dict[str, dict[str, TargetFile | None]] = {}
+    for path, one in edit.targets.items():
+        target = None if one is None else _target_file(path, one)
+        wanted.setdefault(role_for(check_target_path(path), get), {})[path] = target
+    change = Change()
+    for role, changes in wanted.items():
+        old = get(role)
+        targets = {path: target for path, target in {**old.targets, **changes}.items() if target is not None}
+        if targets != old.targets:
+            change.payloads[role] = Targets(targets=targets, delegations=old.delegations)
+    for path, data in edit.documents.items():
+        role = role_for(check_target_path(path), get)
+        target = wanted.get(role, {}).get(path)
+        if data is None:
+            if path not in wanted.get(role, {}) or target is not None:
+                raise InvalidInput(f"document {path} is taken away, its target isn't")
+        elif target is None or (target.length, target.hashes["sha256"]) != (len(data), _digest(data).hex):
+            raise InvalidInput(f"document {path} isn't what its target says")
+        elif role in change.payloads:
+            change.documents[files.document(path, _digest(data))] = data
+    return change
+
+
+def _target_file(path: str, one: TargetChange) -> TargetFile:
+    custom = {} if one.custom is None else {"custom": dict(one.custom)}
+    return TargetFile(one.length, {"sha256": one.sha256.hex}, path, custom)
+
+
+def _digest(data: bytes) -> Digest:
+    return Digest(hashlib.sha256(data).digest())
