@@ -1,0 +1,136 @@
+"""`publish`: put releases into the catalog."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from aibrother_tools.app import App, byte_progress, data_option, human_bytes, json_option, pass_app, print_json, warn
+
+if TYPE_CHECKING:
+    from aibrother_node.config import NodeConfig
+    from aibrother_tools.publishing.drafts import Draft
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...|DIR|PLAN.toml")
+@click.option("--name", help="The model's name; by default what the GGUF says.")
+@click.option("--version", help="By default today's date, such as 2026.11.1.")
+@click.option("--variant", help="By default the quantization, in lower case.")
+@click.option("--license", "licence", help="An SPDX expression.")
+@click.option("--tag", "tags", multiple=True, help="May be repeated.")
+@click.option("--description", help="For people.")
+@click.option("--repo", help="Where it comes from, such as org/repo.")
+@click.option("--url", "urls", multiple=True, help="Where else the first part may be had; may be repeated.")
+@click.option("--projector", help="A multimodal projector that goes with it.", metavar="FILE")
+@click.option("--channel", type=click.Choice(["stable", "staging"]), default="stable", show_default=True)
+@click.option("--dry-run", is_flag=True, help="Check everything, store and sign nothing.")
+@data_option
+@json_option
+@pass_app
+def publish(
+    app: App,
+    paths: tuple[Path, ...],
+    name: str | None,
+    version: str | None,
+    variant: str | None,
+    licence: str | None,
+    tags: tuple[str, ...],
+    description: str | None,
+    repo: str | None,
+    urls: tuple[str, ...],
+    projector: str | None,
+    channel: str,
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    """Check, store and sign releases: all of them or none.
+
+    Several files of one name are a shard set. A folder publishes every GGUF file in it; a plan says more of each.
+    """
+    from pydantic import ValidationError
+
+    from aibrother_node.catalog.desk import utc_now
+    from aibrother_tools.publishing.drafts import drafts
+    from aibrother_tools.publishing.sources import Fields, sources
+
+    given = {
+        "name": name,
+        "version": version,
+        "variant": variant,
+        "license": licence,
+        "tags": list(tags) or None,
+        "description": description,
+        "repo": repo,
+        "urls": list(urls) or None,
+        "projector": projector,
+    }
+    try:
+        fields = Fields.model_validate(given)
+    except ValidationError as error:
+        raise click.UsageError(str(error.errors()[0]["msg"])) from error
+    config = app.load().config
+    found = drafts(sources(paths, fields), utc_now())
+    for draft in found:
+        for warning in draft.warnings:
+            warn(warning)
+    if dry_run:
+        _tell([_planned(draft, channel) for draft in found], [], as_json=as_json)
+        return
+    entries = [_store(config, draft, show=not as_json) for draft in found]
+    from aibrother_tools.catalog_client import edit_catalog
+
+    answer = edit_catalog(config, {"do": "publish", "channel": channel, "entries": entries})
+    changed = answer["targets"]
+    targets = [
+        {"name": target, "state": changed.get(target, "same"), "bytes": part["size_bytes"]}
+        for entry in entries
+        for part in [*entry["parts"], *([entry["projector"]] if entry["projector"] else [])]
+        for target in [f"{'models' if channel == 'stable' else 'staging'}/{part['filename']}"]
+    ]
+    _tell(answer["entries"] or entries, targets, as_json=as_json)
+
+
+def _store(config: NodeConfig, draft: Draft, *, show: bool) -> dict[str, Any]:
+    """Store a draft's files; returns its entry as JSON."""
+    from aibrother_node.catalog.desk import utc_now
+    from aibrother_node.store.incoming import Options
+    from aibrother_node.store.layout import Layout
+    from aibrother_tools.publishing.entry import entry_of
+    from aibrother_tools.storing import store_file, total_bytes
+
+    layout = Layout(config.node.data)
+    layout.check_version()
+    options = Options(how="copy", pin=None, reserve=config.store.reserve_on(total_bytes(layout)), pieces=True)
+    stored = []
+    for path in (*draft.files, *((draft.projector,) if draft.projector else ())):
+        with byte_progress(path.name, path.stat().st_size, show=show) as progress:
+            stored.append(store_file(config, layout, path, options, progress))
+    return entry_of(draft, stored, utc_now()).to_json()
+
+
+def _planned(draft: Draft, channel: str) -> dict[str, Any]:
+    return {
+        "name": draft.name,
+        "version": draft.version,
+        "variant": draft.variant,
+        "channel": channel,
+        "license": draft.fields.license,
+        "files": [str(file) for file in draft.files],
+        "size_bytes": sum(file.stat().st_size for file in draft.files),
+        "gguf": draft.gguf.to_json(),
+    }
+
+
+def _tell(entries: list[dict[str, Any]], targets: list[dict[str, Any]], *, as_json: bool) -> None:
+    if as_json:
+        print_json({"entries": entries, "targets": targets})
+        return
+    for entry in entries:
+        click.echo(
+            f"{entry['name']}:{entry['variant']}@{entry['version']}  {human_bytes(entry['size_bytes'])}  {entry['license']}"
+        )
+    for target in targets:
+        click.echo(f"  {target['state']:8} {target['name']}")
