@@ -32,6 +32,7 @@ class Asking:
         tallies: one a source; failures are noted there.
         policy: how long to wait between tries.
         emit: called with `manifest_rejected` and `source_error` events.
+        manifest: the digest of the one manifest that is wanted, where a catalog names it.
     """
 
     def __init__(
@@ -41,7 +42,9 @@ class Asking:
         tallies: Sequence[Tally],
         policy: Policy,
         emit: Callable[[Event], None],
+        manifest: Digest | None = None,
     ) -> None:
+        self._manifest = manifest
         self._digest = digest
         self._sources = sources
         self._tallies = tallies
@@ -51,7 +54,7 @@ class Asking:
     def manifests(self) -> Iterator[tuple[int, ChunkManifest]]:
         """Yield each distinct usable manifest with the number of its source, as they arrive."""
         seen: set[bytes] = set()
-        for number, answer in self._ask_all(lambda line: line.manifest(self._digest)):
+        for number, answer in self._ask_all(lambda line: line.manifest(self._digest, self._manifest)):
             if isinstance(answer, SourceError):
                 if answer.fault is not Fault.GONE:
                     self._note(number, answer)
@@ -61,6 +64,8 @@ class Asking:
                     manifest = ChunkManifest.decode(answer)
                     if manifest.blob != self._digest:
                         raise InvalidInput(f"it is the manifest of {manifest.blob}")
+                    if self._manifest not in (None, manifest.digest()):
+                        raise InvalidInput(f"it is {manifest.digest()}, the catalog names {self._manifest}")
                 except InvalidInput as error:
                     self.reject(number, str(error))
                     continue
@@ -68,7 +73,7 @@ class Asking:
 
     def reject(self, number: int, reason: str) -> None:
         """Note that a source's manifest is of no use."""
-        url = self._sources[number].manifest_url(self._digest)
+        url = self._sources[number].manifest_url(self._digest, self._manifest)
         self._tallies[number].note(f"{url}: {reason}")
         self._emit({"event": "manifest_rejected", "url": url, "reason": reason})
 

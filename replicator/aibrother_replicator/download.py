@@ -45,6 +45,7 @@ class Options:
         policy: of the scheduler.
         timeouts: for each source.
         context: TLS settings; by default the system's certificates, or those that SSL_CERT_FILE names.
+        manifest: the digest of the blob's chunk manifest, where a verified catalog names it: no other is used.
     """
 
     connections: int = 8
@@ -53,6 +54,7 @@ class Options:
     policy: Policy = field(default_factory=Policy)
     timeouts: Timeouts = field(default_factory=Timeouts)
     context: ssl.SSLContext | None = None
+    manifest: Digest | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +156,7 @@ class _Download:
         urls = dict.fromkeys(url.rstrip("/") for url in sources)
         self._sources = [HttpSource(url, timeouts=options.timeouts, context=options.context) for url in urls]
         self._tallies = [Tally(source.base) for source in self._sources]
-        self._asking = Asking(digest, self._sources, self._tallies, options.policy, emit)
+        self._asking = Asking(digest, self._sources, self._tallies, options.policy, emit, options.manifest)
         self._partial = Partial(digest, target, folder=options.state)
         self._limiter = Limiter(options.limit_rate) if options.limit_rate else None
         self._reused: int | None = None

@@ -75,9 +75,9 @@ class HttpSource:
         """Where the blob is."""
         return f"{self.base}/v1/blobs/{digest}"
 
-    def manifest_url(self, digest: Digest) -> str:
-        """Where the blob's chunk manifest is."""
-        return f"{self.base}/v1/chunks/{digest}"
+    def manifest_url(self, digest: Digest, manifest: Digest | None = None) -> str:
+        """Where the blob's chunk manifest is: the one named, or whichever the source thinks best."""
+        return f"{self.base}/v1/chunks/{digest}" + ("" if manifest is None else f"?manifest={manifest}")
 
     def connect(self) -> HttpConnection:
         """A connection for one thread; nothing is sent before it is used."""
@@ -147,17 +147,28 @@ class HttpConnection:
             with contextlib.suppress(OSError):  # not connected any more: nothing waits
                 sock.shutdown(socket.SHUT_RDWR)
 
-    def manifest(self, digest: Digest) -> bytes:
-        """Fetch the chunk manifest's bytes.
+    def manifest(self, digest: Digest, manifest: Digest | None = None) -> bytes:
+        """Fetch the bytes of the blob's chunk manifest, of the one named if one is.
 
         Raises:
             SourceError: whatever went wrong.
         """
-        url = self._source.manifest_url(digest)
+        url = self._source.manifest_url(digest, manifest)
         with self._get(url, {"Accept": "application/vnd.aibrother.chunks+msgpack"}) as body:
             if body.status != 200:
                 raise body.unexpected("200 with a chunk manifest")
             return body.read_all(MAX_MANIFEST_BYTES)
+
+    def file(self, path: str, max_length: int) -> bytes:
+        """Fetch a small file below the base URL; of a longer one, one byte more than `max_length`.
+
+        Raises:
+            SourceError: whatever went wrong.
+        """
+        with self._get(f"{self._source.base}/{path}", {}) as body:
+            if body.status != 200:
+                raise body.unexpected("200")
+            return body.read_all(max_length + 1)
 
     def size(self, digest: Digest) -> int:
         """Ask for the blob's length in bytes.

@@ -27,14 +27,24 @@ _COMMANDS: Final = {
     "add": "Store files as pinned blobs.",
     "check-config": "Check the configuration and name every fault.",
     "demo": "Run the main job end to end on a model made on the spot.",
-    "init": "Make a data directory and the node's key.",
+    "edit": "Change what the catalog says of releases.",
+    "init": "Make a data directory, the node's key and a catalog.",
+    "keys": "The catalog's keys.",
+    "list": "List the releases of the verified catalog.",
     "pin": "Keep a blob whatever the policy says.",
-    "pull": "Download a blob, verified chunk by chunk, resumable.",
+    "promote": "Move staged releases to stable.",
+    "publish": "Check, store and sign releases.",
+    "pull": "Download a model or a blob, verified chunk by chunk, resumable.",
+    "retire": "Let old versions of a model go.",
     "serve": "Run the node.",
+    "show": "Show what the catalog says of releases.",
     "status": "Tell how the node is, running or not.",
     "unpin": "Take a pin away.",
+    "unyank": "Restore withdrawn releases.",
     "verify": "Check the whole data directory offline.",
+    "yank": "Withdraw releases at once.",
 }
+_BUILT_IN: Final = frozenset({"list"})  # names of Python's own, which the function doesn't hide
 _EXIT_CODES: Final[tuple[tuple[type[NodeError], int], ...]] = (
     (ConfigurationError, 2),
     (VerificationFailed, 3),
@@ -55,7 +65,8 @@ class _LazyGroup(click.Group):
         if cmd_name not in _COMMANDS:
             return None
         name = cmd_name.replace("-", "_")
-        command = getattr(import_module(f"aibrother_tools.commands.{name}"), name)
+        module = import_module(f"aibrother_tools.commands.{name}")
+        command = getattr(module, f"{name}_" if name in _BUILT_IN else name)
         assert isinstance(command, click.Command)
         return command
 
@@ -75,7 +86,7 @@ class _LazyGroup(click.Group):
 def cli(ctx: click.Context, config: Path | None, data: Path | None, log_level: str | None) -> None:
     """A verified mirror node for GGUF model files.
 
-    Begin with `aibrother-node init --no-catalog`, `add` a model, `serve`.
+    Begin with `aibrother-node init`, `publish` a model, `serve`.
     """
     ctx.obj = App(config=config, data=data, log_level=log_level)
 

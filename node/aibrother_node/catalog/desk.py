@@ -28,7 +28,7 @@ from aibrother_node.catalog.names import parse_reference
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.digest import Digest
 from aibrother_node.content.gguf import GgufError, read_header
-from aibrother_node.errors import InvalidInput, NotFound, VerificationFailed
+from aibrother_node.errors import Gone, InvalidInput, NotFound, VerificationFailed
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.incoming import read_at
 from aibrother_node.store.index import TargetRow, YankedRow
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tuf.api.metadata import TargetFile
+
+    from aibrother_node.catalog.names import Reference
 
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.disk import Disk
@@ -262,6 +264,29 @@ def releases(repository: Repository, name: str) -> ReleasesDocument | None:
     """All releases of one model; None where it has none."""
     data = repository.document(f"models/{name}.releases.json")
     return None if data is None else decode_releases(data, MAX_RELEASES_BYTES)
+
+
+def find(repository: Repository, reference: Reference) -> list[Entry]:
+    """The stable releases that a reference means: of each variant the newest, or the version named.
+
+    Raises:
+        NotFound: there is none.
+        Gone: it was withdrawn.
+    """
+    stones = {stone.key: stone for stone in catalog(repository, STABLE).yanked}
+    document = releases(repository, reference.name)
+    named = [
+        entry
+        for entry in (() if document is None else document.releases)
+        if reference.variant in (None, entry.variant) and reference.version in (None, entry.version)
+    ]
+    found = {entry.variant: entry for entry in named if entry.key not in stones}  # oldest first: the newest stays
+    if not found and named:
+        stone = stones[named[-1].key]
+        raise Gone(f"{reference} was withdrawn: {stone.reason}")
+    if not found:
+        raise NotFound(f"the catalog has no {reference}")
+    return [found[variant] for variant in sorted(found)]
 
 
 def utc_now() -> datetime:

@@ -13,13 +13,23 @@ _TEMPLATE: Final = """\
 data = {data}
 """
 
+_SIGNER: Final = """
+[catalog]
+# This node holds the snapshot and timestamp keys: it makes edits visible, and signs again in time.
+signer = true
+"""
 
-def starter_toml(*, data: str = ".", region: str = "", public_url: str = "", gossip_url: str = "") -> str:
+
+def starter_toml(
+    *, data: str = ".", region: str = "", public_url: str = "", gossip_url: str = "", signer: bool = False
+) -> str:
     """Render a short node.toml; what is "" is left out, so that it keeps its default."""
     text = _TEMPLATE.format(data=toml_string(data))
     for key, value in (("region", region), ("public_url", public_url), ("gossip_url", gossip_url)):
         if value:
             text += f"{key} = {toml_string(value)}\n"
+    if signer:
+        text += _SIGNER
     return text
 
 

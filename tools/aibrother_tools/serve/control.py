@@ -10,16 +10,23 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
+from aibrother_node.catalog.desk import Desk, follow, utc_now
+from aibrother_node.errors import NodeError
 from aibrother_node.store.blobs import BlobStore
+from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
 from aibrother_node.web.control.local_socket import NAME, LocalSocket
+from aibrother_tools.catalog_client import signing
 from aibrother_tools.reports import status_report
-from aibrother_tools.serve.child import run_child
+from aibrother_tools.serve.child import every, run_child
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from aibrother_node.config import NodeConfig
 
+_REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
 _LOG: Final = logging.getLogger(__name__)
 
 
@@ -35,7 +42,7 @@ class Control:
         self._config: NodeConfig
         self._thread: StoreThread
         self._runner: web.AppRunner
-        self._tidying: asyncio.Task[None]
+        self._tasks: list[asyncio.Task[None]]
 
     async def start(self, config: NodeConfig) -> None:
         """Open the store, listen, then finish what an interruption left."""
@@ -44,7 +51,11 @@ class Control:
         lock = DirectoryLock.inherit(layout.root, self._lock_fd)
         self._thread = StoreThread(lambda: BlobStore.open(layout, lock, manifest_ceiling=config.store.max_manifest))
         await self._thread.start()
-        self._runner = web.AppRunner(LocalPlane(self._thread, self._status).application(), access_log=None)
+        try:
+            await self._thread.change(lambda store: follow(store, Disk()))
+        except NodeError as error:
+            _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
+        self._runner = web.AppRunner(LocalPlane(self._thread, self._status, self._edit).application(), access_log=None)
         await self._runner.setup()
         (layout.run / NAME).unlink(missing_ok=True)  # the lock is ours, so whoever left it is gone
         with LocalSocket(layout.run) as address:
@@ -53,7 +64,10 @@ class Control:
                 await web.UnixSite(self._runner, address).start()
             finally:
                 os.umask(mask)
-        self._tidying = asyncio.create_task(self._tidy_up(), name="tidy up")
+        self._tasks = [
+            asyncio.create_task(self._tidy_up(), name="tidy up"),
+            asyncio.create_task(every(_REFRESH, self._refresh), name="refresh"),
+        ]
 
     async def reload(self, config: NodeConfig) -> None:
         """Take over what status shows; the store's own settings need a restart."""
@@ -63,8 +77,9 @@ class Control:
         """Finish the running change, and stop."""
         async with asyncio.timeout(patience + 1):
             await self._runner.cleanup()
-        self._tidying.cancel()
-        await asyncio.gather(self._tidying, return_exceptions=True)
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         (Layout(self._config.node.data).run / NAME).unlink(missing_ok=True)
         await self._thread.close()
 
@@ -73,6 +88,21 @@ class Control:
             await tidy_up(self._thread)
         except Exception:
             _LOG.exception("what an interruption left could not be put right; the next start tries again")
+
+    def _edit(self, store: BlobStore, action: Mapping[str, Any]) -> dict[str, Any]:
+        return Desk(store, signing(self._config), Disk()).run(action, utc_now()).to_json()
+
+    async def _refresh(self) -> None:
+        """Sign again what is beyond half its life, where this node signs."""
+        if not self._config.catalog.signer:
+            return
+        try:
+            done = await self._thread.change(lambda store: self._edit(store, {"do": "refresh"}))
+        except NodeError as error:
+            _LOG.error("the catalog could not be signed again: %s", error)
+        else:
+            if done["versions"]:
+                _LOG.info("signed again: %s", ", ".join(sorted(done["versions"])))
 
     async def _status(self) -> dict[str, Any]:
         return await asyncio.to_thread(status_report, self._config, running=True)

@@ -21,13 +21,13 @@ from aibrother_node.store.incoming import Staged
 from aibrother_node.web.errors import answer_error
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aibrother_node.store.blobs import BlobStore, Stored
 
 _LOG: Final = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
-_BODY_CEILING: Final = 64 << 10
+_BODY_CEILING: Final = 64 << 20  # a batch of thousands of entries; only the node's own user gets here
 _Result = TypeVar("_Result")
 
 
@@ -121,11 +121,18 @@ class LocalPlane:
     Args:
         thread: the store.
         status: what `GET /status` answers.
+        edit: carries out an edit of the catalog, on the store's thread; what it returns is answered.
     """
 
-    def __init__(self, thread: StoreThread, status: Callable[[], Awaitable[dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        thread: StoreThread,
+        status: Callable[[], Awaitable[dict[str, Any]]],
+        edit: Callable[[BlobStore, Mapping[str, Any]], dict[str, Any]],
+    ) -> None:
         self._thread = thread
         self._status = status
+        self._edit = edit
 
     def application(self) -> web.Application:
         """The aiohttp application to serve."""
@@ -135,6 +142,7 @@ class LocalPlane:
                 web.get("/alive", self._alive),
                 web.get("/status", self._get_status),
                 web.post("/incoming/{id}", self._take_in),
+                web.post("/catalog", self._edit_catalog),
                 web.put("/pins/{digest}", self._pin),
                 web.delete("/pins/{digest}", self._unpin),
             ]
@@ -166,6 +174,12 @@ class LocalPlane:
                 "was_there": stored.was_there,
             }
         )
+
+    async def _edit_catalog(self, request: web.Request) -> web.Response:
+        action = await request.json()
+        if not isinstance(action, dict):
+            raise InvalidInput("an edit of the catalog is an object")
+        return web.json_response(await self._thread.change(lambda store: self._edit(store, action)))
 
     async def _pin(self, request: web.Request) -> web.Response:
         digest = Digest.parse(request.match_info["digest"])

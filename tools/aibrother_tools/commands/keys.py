@@ -1,0 +1,105 @@
+"""`keys`: the catalog's keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+
+
+@click.group()
+def keys() -> None:
+    """The catalog's keys: which there are, where, and how to replace them."""
+
+
+@keys.command(name="list")
+@data_option
+@json_option
+@pass_app
+def list_keys(app: App, as_json: bool) -> None:
+    """List the keys of every role, and where their private halves are."""
+    from aibrother_node.catalog.keys import KeyRing
+    from aibrother_node.store.disk import Disk
+    from aibrother_tools.catalog_client import signing
+
+    settings = signing(app.load().config)
+    found = KeyRing.load(settings.keys, Disk(), passphrase=settings.passphrase).keys()
+    if as_json:
+        print_json([{"role": key.role, "keyid": key.keyid, "where": key.where} for key in found])
+        return
+    for key in found:
+        click.echo(f"{key.role:10} {key.keyid[:16]}  {key.where}")
+
+
+@keys.command()
+@click.argument("role")
+@data_option
+@json_option
+@pass_app
+def rotate(app: App, role: str, as_json: bool) -> None:
+    """Replace a role's keys with a new one; clients follow along."""
+    from aibrother_tools.catalog_client import edit_catalog
+
+    answer = edit_catalog(app.load().config, {"do": "rotate", "role": role})
+    if as_json:
+        print_json({"role": role, "versions": answer["versions"]})
+    else:
+        click.echo(f"{role} has a new key; signed: {_shown(answer['versions'])}")
+
+
+@keys.command()
+@click.argument("path", type=click.Path(path_type=Path), metavar="ROOT.json")
+@data_option
+@pass_app
+def export(app: App, path: Path) -> None:
+    """Write the newest root, for clients and nodes to begin with."""
+    from aibrother_tools.catalog_client import open_catalog
+
+    path.write_bytes(open_catalog(app.load().config).root_bytes())
+    click.echo(f"{path}: give it to clients by a way that you trust")
+
+
+@keys.command()
+@data_option
+@json_option
+@pass_app
+def refresh(app: App, as_json: bool) -> None:
+    """Sign again what is beyond half its life, as far as its keys are here."""
+    from aibrother_tools.catalog_client import edit_catalog
+
+    answer = edit_catalog(app.load().config, {"do": "refresh"})
+    if as_json:
+        print_json({"versions": answer["versions"]})
+    else:
+        click.echo(f"signed: {_shown(answer['versions'])}" if answer["versions"] else "nothing is due")
+
+
+@keys.command(name="move-offline")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
+@click.option("--role", "roles", multiple=True, help="Whose keys; by default root and targets. May be repeated.")
+@data_option
+@json_option
+@pass_app
+def move_offline(app: App, folder: Path, roles: tuple[str, ...], as_json: bool) -> None:
+    """Move private keys to another medium; here they stay named."""
+    from aibrother_node.catalog.keys import KeyRing
+    from aibrother_node.catalog.roles import OFFLINE_ROLES
+    from aibrother_node.store.disk import Disk
+    from aibrother_tools.catalog_client import signing
+
+    settings = signing(app.load().config)
+    ring = KeyRing.load(settings.keys, Disk(), passphrase=settings.passphrase)
+    moved = ring.move_offline(folder, roles or OFFLINE_ROLES)
+    if as_json:
+        print_json([{"role": key.role, "keyid": key.keyid} for key in moved])
+        return
+    for key in moved:
+        click.echo(f"{key.role:10} {key.keyid[:16]}  moved to {folder}")
+    if not moved:
+        click.echo("there was nothing to move")
+
+
+def _shown(versions: dict[str, int]) -> str:
+    return ", ".join(f"{role} {version}" for role, version in sorted(versions.items()))

@@ -1,0 +1,18 @@
+"""`unyank`: restore withdrawn releases."""
+
+from __future__ import annotations
+
+import click
+
+from aibrother_tools.app import App, data_option, json_option, pass_app
+from aibrother_tools.commands._edit_catalog import REFERENCES, edit
+
+
+@click.command()
+@click.argument("references", nargs=-1, required=True, metavar=REFERENCES)
+@data_option
+@json_option
+@pass_app
+def unyank(app: App, references: tuple[str, ...], as_json: bool) -> None:
+    """Restore releases that were withdrawn."""
+    edit(app, {"do": "unyank", "references": list(references)}, "restored", as_json=as_json)
