@@ -134,7 +134,7 @@ def test_a_role_without_its_key_is_not_signed_and_nothing_is_written(tmp_path: P
 def test_thresholds(tmp_path: Path) -> None:
     repo, ring = make(tmp_path, counts={"root": 3, "fleet": 2}, thresholds={"root": 2, "fleet": 2})
     repo.commit(Edit().document("fleet.json", b"both"), ring, NOW)
-    ring.remove("fleet", [ring.keys("fleet")[0].keyid])
+    ring.remove("fleet", [ring.listed("fleet")[0].keyid])
     with pytest.raises(Refused, match="1 of 2 keys"):
         repo.commit(Edit().document("fleet.json", b"one"), ring, NOW)
     with served(tmp_path / "catalog") as url:

@@ -135,7 +135,7 @@ class KeyRing:
         ring._keys = [ring._look_up(key) for key in _read_list(folder / _LIST)]
         return ring
 
-    def keys(self, role: str | None = None) -> list[RingKey]:
+    def listed(self, role: str | None = None) -> list[RingKey]:
         """All keys, or those of one role, in the order in which they came."""
         return [key for key in self._keys if role is None or key.role == role]
 

@@ -10,26 +10,30 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from tuf.api.metadata import Role, Root, Snapshot, TargetFile, Targets, Timestamp
 
+from aibrother_node.catalog.accept import Draft, accepted, sign_draft
 from aibrother_node.catalog.commit import Change, Prepared, Signing, prepare, sign_role
 from aibrother_node.catalog.files import CatalogFiles
 from aibrother_node.catalog.roles import (
     DELEGATED,
     EXPIRIES,
+    KEYED_ROLES,
     TOP_LEVEL,
     bin_delegations,
     check_target_path,
     top_delegations,
 )
+from aibrother_node.catalog.rotation import rotation, wanted
 from aibrother_node.catalog.state import State, parse, role_for
+from aibrother_node.catalog.upkeep import Refreshed, debris, due, expiries
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound, Refused, VerificationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
 
-    from aibrother_node.catalog.keys import KeyRing
+    from aibrother_node.catalog.keys import KeyRing, RingKey
     from aibrother_node.store.disk import Disk
 
 
@@ -97,14 +101,14 @@ class Repository:
         if files.timestamp.exists():
             raise Refused(f"{folder} holds a catalog already")
         files.make()
-        wanted = thresholds or {}
+        signers = thresholds or {}
         signing = Signing(keyring, now, {**EXPIRIES, **expiries})
-        keys = {role: [key.public for key in keyring.keys(role)] for role in (*TOP_LEVEL, *DELEGATED)}
+        keys = {role: [key.public for key in keyring.listed(role)] for role in (*TOP_LEVEL, *DELEGATED)}
         root = Root(
             version=1,
             expires=signing.until("root"),
             keys={key.keyid: key for role in TOP_LEVEL for key in keys[role]},
-            roles={role: Role([key.keyid for key in keys[role]], wanted.get(role, 1)) for role in TOP_LEVEL},
+            roles={role: Role([key.keyid for key in keys[role]], signers.get(role, 1)) for role in TOP_LEVEL},
         )
         path = files.role("root", 1)
         if path.exists():  # an interrupted run came so far: its root stays, nobody makes a second one of a version
@@ -116,8 +120,8 @@ class Repository:
             files.write([(path, sign_role("root", root, [root], keyring))])
         state = State(files, root, None, Timestamp(expires=now), Snapshot(expires=now, meta={}))
         payloads = {
-            "targets": Targets(delegations=top_delegations(keys, wanted)),
-            "models": Targets(delegations=bin_delegations(keys["models"], wanted.get("models", 1))),
+            "targets": Targets(delegations=top_delegations(keys, signers)),
+            "models": Targets(delegations=bin_delegations(keys["models"], signers.get("models", 1))),
             "staging": Targets(),
             "fleet": Targets(),
         }
@@ -206,16 +210,115 @@ class Repository:
             DiskFull: there is no room; nothing has changed.
         """
         change = _change(edit, self._files, self._state.role)
-        if change.is_empty():
-            return {}
         return self._apply(change, Signing(keyring, now, self._expiries))
+
+    def draft(self, edit: Edit, keyring: KeyRing, now: datetime, *, numbers: Mapping[str, int] | None = None) -> Draft:
+        """Sign the roles that an edit touches for the node that has snapshot and timestamp keys; writes nothing.
+
+        Args:
+            edit, keyring, now: as for `commit`.
+            numbers: versions to use, as a `Conflict` gave them in `free`.
+
+        Raises: as `commit`.
+        """
+        change = _change(edit, self._files, self._state.role)
+        draft = sign_draft(self._state, change, Signing(keyring, now, self._expiries), numbers or {})
+        draft.documents.update({path: data for path, data in edit.documents.items() if data is not None})
+        return draft
+
+    def accept(
+        self,
+        roles: Mapping[str, bytes],
+        base: Mapping[str, int],
+        keyring: KeyRing,
+        now: datetime,
+        *,
+        documents: Mapping[str, bytes] | None = None,
+        is_stored: Callable[[Digest], bool] | None = None,
+    ) -> dict[str, int]:
+        """Make roles visible that were signed elsewhere: all of them in one step, under a new snapshot and timestamp.
+
+        Args:
+            roles: signed metadata by role: `targets`, delegated roles and bins, or the next `root`.
+            base: for each of them, the version that it was built on.
+            keyring: snapshot and timestamp keys.
+            now: the time, in UTC.
+            documents: those that the roles name and that aren't here yet, by target path.
+            is_stored: tells whether a blob is in the store; without it, parts are not looked for.
+
+        Returns:
+            The new version of each role that changed.
+
+        Raises:
+            Conflict: the catalog has moved on; nothing has changed. It carries the current versions.
+            VerificationFailed: signatures, expiry or paths break the rules.
+            Refused: files that are named aren't here, or keys.
+            InvalidInput: there are no such roles.
+        """
+        sent = Draft(dict(roles), dict(base), dict(documents or {}))
+        return self._apply(accepted(self._state, sent, now, is_stored), Signing(keyring, now, self._expiries))
+
+    def rotate(
+        self,
+        role: str,
+        keyring: KeyRing,
+        now: datetime,
+        *,
+        keys: Sequence[RingKey] | None = None,
+        threshold: int | None = None,
+        lost: bool = False,
+    ) -> dict[str, int]:
+        """Give a role new keys, and forget the old ones.
+
+        The keyring must hold the keys of whoever names the role's: root's for top-level roles, targets' for the others;
+        and, for a top-level role, its old ones, so that clients on either side of the new root can follow.
+
+        Args:
+            role: one that has keys of its own.
+            keyring: gets the new keys, and loses the old ones once the new ones are in force.
+            now: the time, in UTC.
+            keys: new keys that are in the ring already; as many as the role had are made if None.
+            threshold: how many must sign from now on; as before if None.
+            lost: go on without the old keys; a client that asks in that very moment has to ask again.
+
+        Returns:
+            The new version of each role that was signed.
+
+        Raises:
+            InvalidInput: no such role, or fewer keys than must sign.
+            Refused: keys that it takes aren't here; nothing has changed.
+        """
+        if role not in KEYED_ROLES:
+            raise InvalidInput(f"no role {role!r} has keys: it is one of {', '.join(KEYED_ROLES)}")
+        old = list(wanted(self._state, role).keyids)
+        made = [keyring.create_key(role) for _ in old] if keys is None else []
+        new = made if keys is None else keys
+        try:
+            change = rotation(self._state, role, [key.public for key in new], threshold)
+            change.lost = lost
+            prepared = prepare(self._state, change, Signing(keyring, now, self._expiries))
+        except Exception:
+            keyring.remove(role, [key.keyid for key in made])
+            raise
+        versions = self._write(prepared)
+        keyring.remove(role, set(old) - {key.keyid for key in new})
+        return versions
+
+    def refresh(self, keyring: KeyRing, now: datetime) -> Refreshed:
+        """Sign again whatever is beyond half its life and has its keys here. Called again at once, it does nothing."""
+        signing = Signing(keyring, now, self._expiries)
+        change, left = due(self._state, signing)
+        return Refreshed(self._apply(change, signing), left)
 
     def expiry(self) -> dict[str, datetime]:
         """When each role's metadata expires. Reads all hash bins the first time."""
-        state = self._state
-        below = [name.removesuffix(".json") for name in state.snapshot.meta]
-        top = {one.type: one.expires for one in (state.root, state.timestamp, state.snapshot)}
-        return {**top, **{role: state.role(role).expires for role in below}}
+        return dict(expiries(self._state))
+
+    def collect_debris(self, now: datetime, grace: timedelta) -> list[Path]:
+        """Remove files that no client can still be about to ask for; see `upkeep.debris`. Returns which."""
+        paths = debris(self._state, now, grace)
+        self._files.remove(paths)
+        return paths
 
     @property
     def _state(self) -> State:
@@ -225,6 +328,8 @@ class Repository:
         return self._current
 
     def _apply(self, change: Change, signing: Signing) -> dict[str, int]:
+        if change.is_empty() and not self._state.resign:
+            return {}
         return self._write(prepare(self._state, change, signing))
 
     def _write(self, prepared: Prepared) -> dict[str, int]:
@@ -236,21 +341,21 @@ class Repository:
 
 def _change(edit: Edit, files: CatalogFiles, get: Callable[[str], Targets]) -> Change:
     """Sort an edit's targets to their roles, leaving out what is so already."""
-    wanted: dict[str, dict[str, TargetFile | None]] = {}
+    by_role: dict[str, dict[str, TargetFile | None]] = {}
     for path, one in edit.targets.items():
         target = None if one is None else _target_file(path, one)
-        wanted.setdefault(role_for(check_target_path(path), get), {})[path] = target
+        by_role.setdefault(role_for(check_target_path(path), get), {})[path] = target
     change = Change()
-    for role, changes in wanted.items():
+    for role, changes in by_role.items():
         old = get(role)
         targets = {path: target for path, target in {**old.targets, **changes}.items() if target is not None}
         if targets != old.targets:
             change.payloads[role] = Targets(targets=targets, delegations=old.delegations)
     for path, data in edit.documents.items():
         role = role_for(check_target_path(path), get)
-        target = wanted.get(role, {}).get(path)
+        target = by_role.get(role, {}).get(path)
         if data is None:
-            if path not in wanted.get(role, {}) or target is not None:
+            if path not in by_role.get(role, {}) or target is not None:
                 raise InvalidInput(f"document {path} is taken away, its target isn't")
         elif target is None or (target.length, target.hashes["sha256"]) != (len(data), _digest(data).hex):
             raise InvalidInput(f"document {path} isn't what its target says")
