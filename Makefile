@@ -25,7 +25,7 @@ test: $(VENV)/.test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
 
 soak: $(VENV)/.test
-	AIBROTHER_SOAK=1 $(BIN)/python -m pytest --timeout 3600 $(PYTEST_ARGS)
+	SOAK_TESTS=1 $(BIN)/python -m pytest --timeout 3600 $(PYTEST_ARGS)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

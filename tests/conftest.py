@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the full counts to `make soak`: deselected, not skipped, since the same tests run here with small ones."""
-    if os.environ.get("AIBROTHER_SOAK") == "1":
+    if os.environ.get("SOAK_TESTS") == "1":
         return
     full = [item for item in items if item.get_closest_marker("soak")]
     if full:
@@ -30,7 +30,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(scope="session")
 def soaking() -> bool:
     """Whether this is the long run."""
-    return os.environ.get("AIBROTHER_SOAK") == "1"
+    return os.environ.get("SOAK_TESTS") == "1"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 import os
 
-SOAK = os.environ.get("AIBROTHER_SOAK") == "1"
+SOAK = os.environ.get("SOAK_TESTS") == "1"
 
 
 def rounds(test: int, soak: int) -> int:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 from aibrother_node.catalog.entries import MAX_RELEASES_BYTES, decode_releases
 from aibrother_node.catalog.trust import TrustedCatalog
-from aibrother_node.content.digest import Digest
 from aibrother_node.errors import Gone, InvalidInput, NodeError, NotFound, Refused, Temporary, VerificationFailed
 from aibrother_replicator.http_source import HttpSource, SourceError
 from aibrother_replicator.schedule import Fault
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from aibrother_node.catalog.entries import Entry, Part
     from aibrother_node.catalog.names import Reference
     from aibrother_node.catalog.trust import Fetch
+    from aibrother_node.content.digest import Digest
 
 _ERRORS: Final[Mapping[Fault, type[NodeError]]] = {
     Fault.GONE: NotFound,
@@ -149,7 +149,9 @@ def _part(catalog: TrustedCatalog, part: Part, fetch: Fetch) -> NamedPart:
     signed = target.custom.get("chunks")
     if target.sha256 != part.sha256 or target.length != part.size_bytes or signed != str(part.chunks):
         raise VerificationFailed(
-            f"{part.filename}: its entry and its target don't agree", expected=str(target.sha256), actual=str(part.sha256)
+            f"{part.filename}: its entry and its target don't agree",
+            expected=str(target.sha256),
+            actual=str(part.sha256),
         )
     return NamedPart(part.filename, target.sha256, target.length, part.chunks)
 

@@ -54,9 +54,7 @@ def edit_catalog(config: NodeConfig, action: Mapping[str, Any]) -> dict[str, Any
         follow(store, Disk())
         return Desk(store, signing(config), Disk()).run(action, utc_now()).to_json()
 
-    answer: dict[str, Any] = change(
-        config, offline, lambda node: node.ask("POST", "/catalog", action, timeout=None)
-    )
+    answer: dict[str, Any] = change(config, offline, lambda node: node.ask("POST", "/catalog", action, timeout=None))
     return answer
 
 

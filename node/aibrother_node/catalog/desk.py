@@ -2,8 +2,9 @@
 
     read what is signed now → decide (editing.py) → sign and write (repository.py) → index → tell the workers
 
-Whoever sits here holds the data directory's lock: a command on a stopped node, or the control process. The index and the
-workers follow the files: an interruption between the commit and the index is made up for by `follow` at the next start.
+Whoever sits here holds the data directory's lock: a command on a stopped node, or the control process. The index and
+the workers follow the files: an interruption between the commit and the index is made up for by `follow`, at the next
+start.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.catalog import editing
 from aibrother_node.catalog.entries import (
+    CHANNELS,
     MAX_CATALOG_BYTES,
     MAX_RELEASES_BYTES,
     CatalogDocument,
+    Channel,
     Entry,
     ReleasesDocument,
     decode_catalog,
@@ -41,13 +44,12 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from aibrother_node.catalog.names import Reference
-
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
-STABLE: Final = "models/catalog.json"
-STAGING: Final = "staging/catalog.json"
+STABLE: Final = editing.catalog_path("stable")
+STAGING: Final = editing.catalog_path("staging")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +139,8 @@ class Desk:
             match action["do"]:
                 case "publish":
                     entries = [Entry.from_json(entry) for entry in action["entries"]]
+                    if action["channel"] not in CHANNELS:
+                        raise InvalidInput(f"no channel {action['channel']!r:.40}")
                     return self.publish(entries, action["channel"], now)
                 case "promote":
                     return self.promote(action["references"], now)
@@ -145,7 +149,7 @@ class Desk:
                 case "unyank":
                     return self._simple(editing.unyank, action, now)
                 case "retire":
-                    return self.retire(action["name"], action["keep"], now)
+                    return self._simple(editing.retire, action, now, action["keep"])
                 case "edit":
                     return self._simple(editing.edit_metadata, action, now, action["changes"])
                 case "rotate":
@@ -156,7 +160,7 @@ class Desk:
             raise InvalidInput(f"not an edit of the catalog: {error}") from error
         raise InvalidInput("not an edit of the catalog")
 
-    def publish(self, entries: list[Entry], channel: str, now: datetime) -> Done:
+    def publish(self, entries: list[Entry], channel: Channel, now: datetime) -> Done:
         """Publish releases whose files are stored already.
 
         Raises:
@@ -169,7 +173,7 @@ class Desk:
                     if not self._store.layout.blob(digest).exists():
                         raise NotFound(f"{part.filename}: {digest} is not stored here")
         repository = self._open()
-        edit = editing.publish(self._state(repository), entries, channel, now)
+        edit = editing.publish(self._content(repository), entries, channel, now)
         return self._commit(repository, edit, now)
 
     def promote(self, references: list[str], now: datetime) -> Done:
@@ -179,16 +183,11 @@ class Desk:
             VerificationFailed: a file is no GGUF by today's reader.
         """
         repository = self._open()
-        edit = editing.promote(self._state(repository), _references(references), now)
+        edit = editing.promote(self._content(repository), _references(references), now)
         for entry in edit.entries:
             for part in entry.files:
                 self._check_gguf(part.filename, part.sha256, part.size_bytes)
         return self._commit(repository, edit, now)
-
-    def retire(self, name: str, keep: int, now: datetime) -> Done:
-        """Let all but the newest versions of a model go."""
-        repository = self._open()
-        return self._commit(repository, editing.retire(self._state(repository), name, keep, now), now)
 
     def rotate(self, role: str, now: datetime) -> Done:
         """Replace a role's keys."""
@@ -200,14 +199,14 @@ class Desk:
     def refresh(self, now: datetime) -> Done:
         """Sign again what is beyond half its life, as far as its keys are here."""
         repository = self._open()
-        versions = repository.refresh(self._keyring(), now)
-        if versions:
+        refreshed = repository.refresh(self._keyring(), now)
+        if refreshed.versions:
             self._publish_index()
-        return Done((), {}, versions)
+        return Done((), {}, refreshed.versions)
 
     def _simple(self, decide: Any, action: Mapping[str, Any], now: datetime, *arguments: Any) -> Done:
         repository = self._open()
-        edit = decide(self._state(repository), _references(action["references"]), *arguments, now)
+        edit = decide(self._content(repository), _references(action["references"]), *arguments, now)
         return self._commit(repository, edit, now)
 
     def _open(self) -> Repository:
@@ -216,8 +215,8 @@ class Desk:
     def _keyring(self) -> KeyRing:
         return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase)
 
-    def _state(self, repository: Repository) -> editing.State:
-        return editing.State(
+    def _content(self, repository: Repository) -> editing.Content:
+        return editing.Content(
             catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name)
         )
 
@@ -262,7 +261,7 @@ def catalog(repository: Repository, path: str) -> CatalogDocument:
 
 def releases(repository: Repository, name: str) -> ReleasesDocument | None:
     """All releases of one model; None where it has none."""
-    data = repository.document(f"models/{name}.releases.json")
+    data = repository.document(editing.releases_path(name))
     return None if data is None else decode_releases(data, MAX_RELEASES_BYTES)
 
 
@@ -309,7 +308,7 @@ def _row(path: str, target: TargetFile) -> TargetRow:
 
 
 def _yanked_rows(repository: Repository) -> Iterator[YankedRow]:
-    """The paths that withdrawn releases had. The moving names are among them; where one is a target again, that wins."""
+    """The paths that withdrawn releases had; where a moving name among them is a target again, that wins."""
     known: dict[str, ReleasesDocument | None] = {}
     for stone in catalog(repository, STABLE).yanked:
         if stone.name not in known:

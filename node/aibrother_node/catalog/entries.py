@@ -79,7 +79,7 @@ class Yanked:
     Attributes:
         name, version, variant: which.
         sha256: of its one part; None for a shard set.
-        reason: for people.
+        reason: for people, one line.
         date: when, RFC 3339 in UTC.
     """
 
@@ -94,7 +94,7 @@ class Yanked:
         check_name(values.text(self.name, "name", 96))
         check_version(values.text(self.version, "version", 48))
         check_variant(values.text(self.variant, "variant", 48))
-        values.text(self.reason, "reason", 1024, shortest=1, lines=True)
+        values.text(self.reason, "reason", 1024, shortest=1)
         values.time(self.date, "date")
 
     @property

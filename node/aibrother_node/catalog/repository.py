@@ -29,7 +29,7 @@ from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound, Refused, VerificationFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
 
@@ -171,6 +171,11 @@ class Repository:
         except InvalidInput:
             return None
         return self._state.role(role).targets.get(path)
+
+    def targets(self) -> Iterator[tuple[str, TargetFile]]:
+        """Everything that is signed: target paths, and what they name. Reads all roles."""
+        for file in self._state.snapshot.meta:
+            yield from self._state.role(file.removesuffix(".json")).targets.items()
 
     def document(self, path: str) -> bytes | None:
         """A document's bytes, verified; None if there is none, or if the path is a part's.

@@ -25,7 +25,7 @@ def list_keys(app: App, as_json: bool) -> None:
     from aibrother_tools.catalog_client import signing
 
     settings = signing(app.load().config)
-    found = KeyRing.load(settings.keys, Disk(), passphrase=settings.passphrase).keys()
+    found = KeyRing.load(settings.keys, Disk(), passphrase=settings.passphrase).listed()
     if as_json:
         print_json([{"role": key.role, "keyid": key.keyid, "where": key.where} for key in found])
         return

@@ -26,11 +26,7 @@ def list_(app: App, channel: str, all_versions: bool, as_json: bool) -> None:
         names = dict.fromkeys(entry.name for entry in entries)
         found = [releases(repository, name) for name in names]
         entries = [
-            entry
-            for one in found
-            if one is not None
-            for entry in reversed(one.releases)
-            if entry.key not in withdrawn
+            entry for one in found if one is not None for entry in reversed(one.releases) if entry.key not in withdrawn
         ]
     if as_json:
         print_json({"channel": channel, "models": [entry.to_json() for entry in entries]})

@@ -130,7 +130,8 @@ def _tell(entries: list[dict[str, Any]], targets: list[dict[str, Any]], *, as_js
         return
     for entry in entries:
         click.echo(
-            f"{entry['name']}:{entry['variant']}@{entry['version']}  {human_bytes(entry['size_bytes'])}  {entry['license']}"
+            f"{entry['name']}:{entry['variant']}@{entry['version']}  {human_bytes(entry['size_bytes'])}"
+            f"  {entry['license']}"
         )
     for target in targets:
         click.echo(f"  {target['state']:8} {target['name']}")

@@ -153,7 +153,7 @@ def _by_name(
         target = output if output is not None else Path(part.filename)
         targets = [target / part.filename if target.is_dir() else target]
     else:
-        folder = output if output is not None else Path(f"{named.entry.name}-{named.entry.version}-{named.entry.variant}")
+        folder = output if output is not None else Path("-".join(named.entry.key))
         folder.mkdir(parents=True, exist_ok=True)
         targets = [folder / part.filename for part in named.parts]
     return [

@@ -10,9 +10,8 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from aibrother_node.catalog.names import check_name, check_variant, check_version
-
 from aibrother_node.catalog import facts
+from aibrother_node.catalog.names import check_name, check_variant, check_version
 from aibrother_node.content.gguf import GgufError, read_header
 from aibrother_node.errors import InvalidInput, VerificationFailed
 from aibrother_node.store.incoming import read_at
@@ -23,7 +22,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from aibrother_node.catalog.entries import GgufFacts
-
     from aibrother_node.content.gguf import GgufHeader
     from aibrother_tools.publishing.sources import Fields, Source
 
