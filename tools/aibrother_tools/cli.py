@@ -25,6 +25,7 @@ from aibrother_tools.app import App
 
 _COMMANDS: Final = {
     "add": "Store files as pinned blobs.",
+    "backup": "Save keys, configuration, trust and catalog.",
     "check-config": "Check the configuration and name every fault.",
     "demo": "Run the main job end to end on a model made on the spot.",
     "edit": "Change what the catalog says of releases.",
@@ -35,6 +36,7 @@ _COMMANDS: Final = {
     "promote": "Move staged releases to stable.",
     "publish": "Check, store and sign releases.",
     "pull": "Download a model or a blob, verified chunk by chunk, resumable.",
+    "restore": "Make a data directory from a backup.",
     "retire": "Let old versions of a model go.",
     "serve": "Run the node.",
     "show": "Show what the catalog says of releases.",

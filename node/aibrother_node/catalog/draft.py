@@ -126,7 +126,7 @@ class Draft:
             Refused: it was withdrawn, or another release has one of its file names.
         """
         self._refuse_other_content(entry)
-        self._refuse_withdrawn(entry, self.stable_yanked.get(entry.key), "restore it with unyank")
+        self._refuse_withdrawn(entry, self.stable_yanked.get(entry.key), self._way_back(entry.key))
         self._refuse_withdrawn(entry, self.staging_yanked.get(entry.key), "publish it to staging again")
         if present := self.releases(entry.name).get(entry.key):
             return present
@@ -143,7 +143,7 @@ class Draft:
             AlreadyUsed, Refused: as for `add_stable`.
         """
         self._refuse_other_content(entry)
-        self._refuse_withdrawn(entry, self.stable_yanked.get(entry.key), "restore it with unyank")
+        self._refuse_withdrawn(entry, self.stable_yanked.get(entry.key), self._way_back(entry.key))
         if present := self.releases(entry.name).get(entry.key) or self.staged.get(entry.key):
             return present
         if tombstone := self.staging_yanked.get(entry.key):
@@ -195,6 +195,9 @@ class Draft:
             if used is not None and not same_content(used, entry):
                 raise AlreadyUsed(entry.key, content_of(used), content_of(entry), "is")
 
+    def _way_back(self, key: Key) -> str:
+        return "restore it with unyank" if key in self.releases(key[0]) else "its content is no longer known"
+
     @staticmethod
     def _refuse_withdrawn(entry: Entry, tombstone: Yanked | None, what_to_do: str) -> None:
         if tombstone is None:
@@ -227,7 +230,7 @@ class Draft:
                     )
 
     def _names_under(self, reading: Reading, own: str) -> Iterator[tuple[str, ...]]:
-        """Return the file names of the releases that a file's name can be read as, but for a model's own moving ones."""
+        """Tell the file names of releases that a file's name can be read as, but for a model's own moving ones."""
         if reading.version is not None:
             key = (reading.name, reading.version, reading.variant)
             for entry in (self._stable(reading.name).get(key), self.staged.get(key)):

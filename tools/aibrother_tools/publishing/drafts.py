@@ -10,7 +10,7 @@ import os
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
-from aibrother_node.catalog import facts
+from aibrother_node.catalog.facts import default_name, default_variant, facts, license_of
 from aibrother_node.catalog.names import check_name, check_variant, check_version
 from aibrother_node.content.gguf import GgufError, read_header
 from aibrother_node.errors import InvalidInput, VerificationFailed
@@ -96,8 +96,8 @@ def read_gguf(path: Path) -> GgufHeader:
 
 def _key(read: _Read, now: datetime) -> tuple[str, str, str]:
     fields, header, first = read.source.fields, read.headers[0], read.source.files[0]
-    name = fields.name or facts.default_name(header)
-    variant = fields.variant or facts.default_variant(header)
+    name = fields.name or default_name(header)
+    variant = fields.variant or default_variant(header)
     if name is None:
         raise InvalidInput(f"{first} does not say what it is called: give --name")
     if variant is None:
@@ -111,16 +111,16 @@ def _draft(key: tuple[str, str, str], group: list[_Read]) -> Draft:
     ordered = _complete(shards)
     fields, projector = group[0].source.fields, next((read.source.projector for read in group), None)
     warnings = []
-    gguf = facts.facts(ordered[0][1])
+    gguf = facts(ordered[0][1])
     if len(ordered) > 1:
-        parts = [facts.facts(header) for _, header in ordered]
+        parts = [facts(header) for _, header in ordered]
         gguf = replace(
             gguf,
             parameters=sum(part.parameters or 0 for part in parts),
             tensor_count=sum(part.tensor_count or 0 for part in parts),
         )
     if fields.license is None:
-        found = facts.license_of(ordered[0][1])
+        found = license_of(ordered[0][1])
         fields = fields.model_copy(update={"license": found or UNKNOWN_LICENSE})
         if found is None:
             warnings.append(f"{'-'.join(key)}: the licence is unknown; say --license")
