@@ -57,6 +57,51 @@ def test_commands_on_a_stopped_node(tmp_path: Path, model: Content) -> None:
     assert "did you mean" in _valid("check-config", faults.out)["faults"][0]
 
 
+def test_commands_of_the_catalog(tmp_path: Path, model: Content) -> None:
+    data = tmp_path / "data"
+    made = _valid("init", run("init", "--data", data, "--json").out)
+    assert made["root"] == json.loads((data / "trust" / "root.json").read_bytes())
+    publish: list[str | Path] = [
+        "publish",
+        model.path,
+        "--data",
+        data,
+        "--name",
+        "m",
+        "--version",
+        "1",
+        "--variant",
+        "q",
+        "--json",
+    ]
+    assert _valid("publish", run(*publish, "--dry-run").out)["targets"] == []
+    published = _valid("publish", run(*publish).out)
+    (entry,) = published["entries"]
+    jsonschema.validate(entry, _schema("entry.schema"))
+    (target,) = published["targets"]
+    assert target == {"name": "models/m-1-q.gguf", "state": "new", "bytes": model.size}
+    assert _valid("publish", run(*publish).out)["targets"][0]["state"] == "same"
+    assert _valid("list", run("list", "--data", data, "--json").out)["models"] == [entry]
+    assert _valid("show", run("show", "m", "--data", data, "--json").out) == [entry]
+    assert _valid("status", run("status", "--data", data, "--json").out)["catalog"]["stale"] is False
+    yanked = _valid("edit", run("yank", "m", "--reason", "bad", "--data", data, "--json").out)
+    assert {"name": "models/m-q.gguf", "state": "removed"} in yanked["targets"]
+    assert run("show", "m", "--data", data, "--json").code == 4
+    assert _valid("edit", run("unyank", "m", "--data", data, "--json").out)["entries"] == [entry]
+    edited = _valid("edit", run("edit", "m", "--license", "mit", "--data", data, "--json").out)
+    assert edited["entries"] == [{**entry, "license": "mit"}]
+    keys = _valid("keys-list", run("keys", "list", "--data", data, "--json").out)
+    assert {key["role"] for key in keys} >= {"root", "timestamp", "snapshot", "targets", "models", "staging", "fleet"}
+    rotated = _valid("keys-sign", run("keys", "rotate", "root", "--data", data, "--json").out)
+    assert rotated["versions"]["root"] == 2
+    assert _valid("keys-sign", run("keys", "refresh", "--data", data, "--json").out) == {"versions": {}}
+    saved = _valid("backup", run("backup", tmp_path / "saved.tar", "--data", data, "--json").out)
+    restored = run("restore", tmp_path / "saved.tar", "--data", tmp_path / "again", "--json")
+    assert _valid("restore", restored.out) == {"node": {"id": made["node"]["id"]}, "files": saved["files"]}
+    again = _valid("list", run("list", "--data", tmp_path / "again", "--json").out)["models"]
+    assert again == edited["entries"]
+
+
 def test_the_ready_line(make_node: Callable[..., Node]) -> None:
     node = make_node().start()
     jsonschema.validate({"event": "ready", "node": "0" * 64, "pid": 1, "urls": {"public": node.urls}}, _schema("serve"))

@@ -44,28 +44,29 @@ def run_demo(folder: Path, gguf: Path | None, *, once: bool, say: Callable[[str]
     folder.mkdir(parents=True, exist_ok=True)
     data, copy = folder / "node", folder / "pulled.gguf"
     # only what a demo makes: the folder may be somebody's
-    if data.exists():
-        shutil.rmtree(data)
+    for old in (data, folder / "state"):
+        if old.exists():
+            shutil.rmtree(old)
     copy.unlink(missing_ok=True)
     if gguf is None:
         gguf = folder / "demo-q8_0.gguf"
         say(f"Making a model of about 64 MiB: {gguf}")
         make_model(gguf)
-    node = _json("init", "--no-catalog", "--data", data)["node"]
-    say(f"Initialised the node {node['id'][:12]} in {data}")
-    _run("add", "--data", data, gguf)
-    added = _json("add", "--data", data, gguf)[0]  # the second time it is recognised
-    digest = added["digest"]
-    say(f"Stored {human_bytes(added['size'])} as {digest}")
+    node = _json("init", "--data", data)["node"]
+    say(f"Initialised the node {node['id'][:12]} and a catalog in {data}")
+    entry = _json("publish", "--data", data, gguf, "--license", "apache-2.0")["entries"][0]
+    name = f"{entry['name']}:{entry['variant']}"
+    say(f"Published {human_bytes(entry['size_bytes'])} as {name}@{entry['version']}, sha256:{entry['sha256']}")
+    root = data / "trust" / "root.json"
     with _serving(data) as (process, url):
         say(f"Serving on {url}")
         started = time.monotonic()
-        _run("pull", digest, "--from", url, "--output", copy)
+        _run("pull", name, "--from", url, "--root", root, "--state", folder / "state", "--output", copy)
         took = time.monotonic() - started
         if not filecmp.cmp(gguf, copy, shallow=False):
             raise VerificationFailed(f"{copy} differs from {gguf}")
-        say(f"Pulled it back in {took:.1f} s, every chunk and the whole verified: byte for byte the same")
-        for line in _commands(url, digest, gguf):
+        say(f"Pulled it by name in {took:.1f} s; catalog, every chunk and the whole verified: byte for byte the same")
+        for line in _commands(url, entry, root):
             say(line)
         if once:
             return 0
@@ -73,16 +74,19 @@ def run_demo(folder: Path, gguf: Path | None, *, once: bool, say: Callable[[str]
         return process.wait()
 
 
-def _commands(url: str, digest: str, gguf: Path) -> list[str]:
-    blob = f"{url}/v1/blobs/{digest}"
-    name = gguf.name
+def _commands(url: str, entry: dict[str, Any], root: Path) -> list[str]:
+    named = f"{url}/models/{entry['name']}-{entry['variant']}.gguf"
+    digest = f"sha256:{entry['sha256']}"
     return [
         "",
         "Try it:",
-        f"  curl -O -J '{blob}?filename={name}'",
-        f"  curl -r 0-3 {blob}                      # the first four bytes: GGUF",
+        f"  curl -O {named}",
+        f"  curl {url}/v1/catalog.json",
+        f"  curl {named}.json                       # what the catalog says of it",
+        f"  curl -r 0-3 {url}/v1/blobs/{digest}     # the first four bytes: GGUF",
         f"  curl -H 'Accept: application/json' {url}/v1/chunks/{digest}",
-        f"  aria2c -x16 -s16 -o {name} {blob}",
+        f"  aria2c -x16 -s16 {named}",
+        f"  aibrother-node pull {entry['name']}:{entry['variant']} --from {url} --root {root}",
         f"  aibrother-node pull {digest} --from {url}",
         f"  curl {url}/readyz",
         "",

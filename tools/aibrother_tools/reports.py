@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+from aibrother_node.catalog.desk import STABLE, catalog, utc_now
+from aibrother_node.catalog.repository import Repository
 from aibrother_node.errors import NodeError
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.store.blobs import BlobReader
@@ -18,6 +20,25 @@ if TYPE_CHECKING:
 def program_version() -> str:
     """The installed version of this program."""
     return version("aibrother-node")
+
+
+def catalog_report(layout: Layout) -> dict[str, Any] | None:
+    """Which catalog this data directory holds: its version, when it was published and when it expires (RFC 3339).
+
+    None where it holds none, or one that can't be read. `stale` says that some of it has expired.
+    """
+    try:
+        repository = Repository.open(layout.catalog, Disk())
+        document = catalog(repository, STABLE)
+        expires = min(repository.expiry().values())
+    except NodeError:
+        return None
+    return {
+        "version": document.version,
+        "published": document.published,
+        "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "stale": expires <= utc_now(),
+    }
 
 
 def status_report(config: NodeConfig, *, running: bool) -> dict[str, Any]:
@@ -35,7 +56,7 @@ def status_report(config: NodeConfig, *, running: bool) -> dict[str, Any]:
         node_id = None
     return {
         "node": {"id": node_id, "region": config.node.region or None, "running": running, "version": program_version()},
-        "catalog": None,
+        "catalog": catalog_report(layout),
         "store": {"blobs": blobs, "bytes": size, "free": Disk().free_bytes(layout.root)},
         "fills": [],
         "jobs": [],

@@ -10,6 +10,7 @@ start.
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
+_MAX_TIMESTAMP: Final = 64 << 10
 STABLE: Final = editing.catalog_path("stable")
 STAGING: Final = editing.catalog_path("staging")
 
@@ -95,6 +97,16 @@ def state_name(layout: Layout) -> str | None:
     try:
         return hashlib.sha256((layout.catalog / "metadata" / "timestamp.json").read_bytes()).hexdigest()
     except FileNotFoundError:
+        return None
+
+
+def timestamp_expires(layout: Layout) -> datetime | None:
+    """When the catalog's timestamp on disk expires, going by what it says; None where there is none."""
+    try:
+        with (layout.catalog / "metadata" / "timestamp.json").open("rb") as file:
+            signed = json.loads(file.read(_MAX_TIMESTAMP))["signed"]
+        return datetime.strptime(signed["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -15,7 +15,7 @@ import click
 )
 @click.option("--once", is_flag=True, help="End after the pull (also with DEMO_ONCE=1).")
 def demo(gguf: Path | None, folder: Path, once: bool) -> int:
-    """Make a model, store it, serve it, pull it back, prove it byte for byte; then go on serving until Ctrl-C."""
+    """Make a model, publish it, serve it, pull it by name, prove it byte for byte; then go on serving until Ctrl-C."""
     from aibrother_tools.demo import run_demo
 
     return run_demo(folder, gguf, once=once or os.environ.get("DEMO_ONCE") == "1", say=click.echo)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING
 
 import click
@@ -58,7 +59,8 @@ def init(app: App, region: str, public_url: str, gossip_url: str, no_catalog: bo
         key.save(layout.node_key, disk, aside=layout.incoming / "node.key.new")
     root = layout.trust / "root.json"
     if as_json:
-        print_json({"node": {"id": key.id, "key": key.public.hex()}, "root": None if no_catalog else str(root)})
+        document = None if no_catalog else json.loads(root.read_bytes())
+        print_json({"node": {"id": key.id, "key": key.public.hex()}, "root": document})
         return
     click.echo(f"node      {key.id}")
     click.echo(f"data      {layout.root}")

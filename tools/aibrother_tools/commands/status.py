@@ -32,5 +32,12 @@ def status(app: App, as_json: bool) -> None:
     node, store = report["node"], report["store"]
     click.echo(f"node     {node['id'] or 'has no key'}{' in ' + node['region'] if node['region'] else ''}")
     click.echo(f"state    {'running' if node['running'] else 'stopped'}, version {node['version']}")
-    click.echo("catalog  none")
+    click.echo(f"catalog  {_catalog(report['catalog'])}")
     click.echo(f"store    {store['blobs']} blobs, {human_bytes(store['bytes'])}; {human_bytes(store['free'])} free")
+
+
+def _catalog(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return "none"
+    expires = f"{'EXPIRED at' if found['stale'] else 'expires'} {found['expires']}"
+    return f"version {found['version']}, published {found['published']}, {expires}"

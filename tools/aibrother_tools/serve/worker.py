@@ -11,6 +11,7 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Final
 
+from aibrother_node.catalog.desk import timestamp_expires, utc_now
 from aibrother_node.errors import ConfigurationError
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.layout import Layout
@@ -60,7 +61,10 @@ class Worker:
         self._context = make_context(config.public)
         self._sends = Sends(config.limits.send_timeout)
         self._plane = PublicPlane(
-            BlobReader(self._layout), self._sends, _settings(config), checks=(self._store_check, self._control_check)
+            BlobReader(self._layout),
+            self._sends,
+            _settings(config),
+            checks=(self._store_check, self._control_check, self._catalog_check),
         )
         self._server = PublicServer(self._plane, _fitting(config.limits))
         self._set_access_log(config.log.access_log)
@@ -126,6 +130,13 @@ class Worker:
         except OSError as error:
             return Check("store", ok=False, detail=error.strerror or "can't be read")
         return Check("store", ok=stat.S_ISDIR(found.st_mode))
+
+    async def _catalog_check(self) -> Check:
+        """An expired catalog is a warning: blobs are served all the same, and clients judge for themselves."""
+        expires = await asyncio.to_thread(timestamp_expires, self._layout)
+        if expires is None or expires > utc_now():
+            return Check("catalog", ok=True, warning=True)
+        return Check("catalog", ok=False, detail=f"expired at {expires:%Y-%m-%dT%H:%M:%SZ}", warning=True)
 
     async def _control_check(self) -> Check:
         """Control being away is a warning: what is complete is served without it."""
