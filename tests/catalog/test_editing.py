@@ -240,7 +240,7 @@ def test_names_that_only_look_alike_are_no_collision(catalog: Published) -> None
 def test_staging_then_promote(catalog: Published) -> None:
     first, second = made_entry(version="1"), made_entry(version="2")
     catalog.publish(first, second, channel="staging")
-    assert catalog.staging.models == (first, second)
+    assert list(catalog.staging.models) == [first, second]
     assert catalog.paths("staging") == {f"{PHI}-1-q4_k_m.gguf", f"{PHI}-2-q4_k_m.gguf", f"{PHI}-q4_k_m.gguf"}
     assert (catalog.paths(), catalog.stable.version) == (set(), 1)
     edit = catalog.take(promote(catalog.content(), ref(PHI), LATER))
@@ -251,7 +251,7 @@ def test_staging_then_promote(catalog: Published) -> None:
     assert catalog.paths("staging") == {f"{PHI}-1-q4_k_m.gguf", f"{PHI}-q4_k_m.gguf"}
     assert promote(catalog.content(), ref(f"{PHI}@2"), LATER).is_empty
     catalog.take(promote(catalog.content(), ref(f"{PHI}:q4_k_m@1"), LATER))
-    assert not catalog.staging.models
+    assert catalog.staging.models == ()
     assert not catalog.paths("staging")
     assert catalog.version_of(f"{PHI}-q4_k_m.gguf") == "2"
     with pytest.raises(NotFound, match="phi-2-mobile@3"):
