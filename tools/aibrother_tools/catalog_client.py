@@ -6,8 +6,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from aibrother_node.catalog.desk import Desk, Signing, follow, utc_now
+from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.repository import Repository
-from aibrother_node.errors import InvalidInput
+from aibrother_node.catalog.roles import OFFLINE_ROLES
+from aibrother_node.errors import InvalidInput, NodeError
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import Layout
 from aibrother_tools.local_client import change
@@ -37,7 +39,7 @@ def signing(config: NodeConfig) -> Signing:
             raise InvalidInput(f"catalog.passphrase_file: {section.passphrase_file}: {error}") from error
     roles = ("root", "targets", "models", "staging", "fleet", "snapshot", "timestamp")
     expiries = {role: timedelta(seconds=getattr(section, f"{role}_expiry")) for role in roles}
-    return Signing(section.keys_dir or Layout(config.node.data).keys, passphrase, expiries)
+    return Signing(config.keys_dir, passphrase, expiries)
 
 
 def edit_catalog(config: NodeConfig, action: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,3 +69,17 @@ def open_catalog(config: NodeConfig) -> Repository:
     layout = Layout(config.node.data)
     layout.check_version()
     return Repository.open(layout.catalog, Disk())
+
+
+def keys_to_take_offline(config: NodeConfig) -> list[str]:
+    """A warning for each private key in the keys folder that belongs on no machine that is reached from outside."""
+    try:
+        ring = KeyRing.load(config.keys_dir, Disk())
+    except NodeError:
+        return []
+    return [
+        f"{config.keys_dir / key.where.removeprefix('file:')}: the key of {key.role} belongs offline, not on a public node"
+        for role in OFFLINE_ROLES
+        for key in ring.listed(role)
+        if key.where.startswith("file:")
+    ]

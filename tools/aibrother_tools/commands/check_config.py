@@ -25,10 +25,10 @@ def check_config(app: App, as_json: bool) -> int:
         print_json({"source": None, "faults": error.faults, "warnings": []})
         return 2
     warnings = list(loaded.warnings)
-    keys = loaded.config.keys_dir
-    offline = [keys / name for name in ("root.key", "targets.key") if (keys / name).exists()]
-    if loaded.config.node.public_url and offline:
-        warnings.append(f"{', '.join(map(str, offline))}: root and targets keys belong offline, not on a public node")
+    if loaded.config.node.public_url:
+        from aibrother_tools.catalog_client import keys_to_take_offline
+
+        warnings += keys_to_take_offline(loaded.config)
     if as_json:
         print_json({"source": loaded.source, "faults": [], "warnings": warnings})
         return 0

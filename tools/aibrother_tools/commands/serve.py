@@ -24,6 +24,7 @@ def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None
 
     Prints one line when it is ready, with its URLs.
     """
+    from aibrother_tools.catalog_client import keys_to_take_offline
     from aibrother_tools.serve.run import serve as run
 
     overrides: dict[str, Any] = {}
@@ -35,7 +36,10 @@ def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None
         overrides["public.workers"] = workers
     loaded = app.load(overrides)
     click.echo(f"configuration: {loaded.source}", err=True)
-    for warning in loaded.warnings:
+    warnings = list(loaded.warnings)
+    if loaded.config.node.public_url:
+        warnings += keys_to_take_offline(loaded.config)
+    for warning in warnings:
         warn(warning)
 
     def reload() -> NodeConfig:
