@@ -38,6 +38,8 @@ def table(results: Mapping[str, Any]) -> str:
         lines += ["", "## A small request while 16 clients pull 8 MiB ranges", "", *_latency(results["latency"])]
     if "add" in results:
         lines += ["", "## `add`", "", *_commands(results["add"], ADD_AIM)]
+    if "catalog" in results:
+        lines += ["", "## The catalog", "", *_catalog(results["catalog"])]
     if "pull" in results:
         lines += ["", "## `pull`", "", *_commands(results["pull"], PULL_AIM)]
         lines += ["", "## `pull`, all of it on one core", "", *_commands(results["pull_one_core"], PULL_AIM)]
@@ -78,6 +80,13 @@ def _latency(lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"| {length} | {name} | {'1' if name == STOCK_NAME else _ratio(row.get('p99_to_nginx_stock'))} "
                 f"| {row['p50_ms']:.2f} | {row['p99_ms']:.2f} ({row['p99_ms_low']:.2f}–{row['p99_ms_high']:.2f}) |"
             )
+    return lines
+
+
+def _catalog(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    keys = list(next(iter(sizes.values())))
+    lines = [f"| {' | '.join(key.replace('_', ' ') for key in keys)} |", "|" + "---|" * len(keys)]
+    lines += [f"| {' | '.join(str(row[key]) for key in keys)} |" for row in sizes.values()]
     return lines
 
 

@@ -78,7 +78,7 @@ def keys_to_take_offline(config: NodeConfig) -> list[str]:
     except NodeError:
         return []
     return [
-        f"{config.keys_dir / key.where.removeprefix('file:')}: the key of {key.role} belongs offline, not on a public node"
+        f"{config.keys_dir / key.where.removeprefix('file:')}: keys of {key.role} belong offline, not on a public node"
         for role in OFFLINE_ROLES
         for key in ring.listed(role)
         if key.where.startswith("file:")
