@@ -45,11 +45,11 @@ def _measure(command: Sequence[str], folder: Path, size: int, rounds: int) -> di
     _fill(Layout(data), size)
     filled = time.perf_counter() - began
     timed([*command, "list", "--data", data, "--json"])
-    ones = []
-    for number in range(rounds):
-        ones.append(_publish(command, data, folder / f"one-{number}", 1))
+    ones = [_publish(command, data, folder / f"one-{number}", 1) for number in range(rounds)]
     batch = _publish(command, data, folder / "batch", BATCH)
-    starts, lists, rebuilds = [], [], []
+    starts: list[float] = []
+    rebuilds: list[float] = []
+    lists: list[float] = []
     for number in range(2 * rounds):
         if number % 2:
             (data / "index.sqlite3").unlink()

@@ -71,6 +71,7 @@ def make(
     folder: Path, *, disk: Disk | None = None, content: Edit | None = None, **options: Any
 ) -> tuple[Repository, KeyRing]:
     """A new catalog below `folder`/catalog, its keys below `folder`/keys."""
+    folder.mkdir(exist_ok=True)
     disk = disk or Disk()
     ring = KeyRing.generate(folder / "keys", disk, counts=options.pop("counts", None))
     catalog = folder / "catalog"
@@ -79,6 +80,7 @@ def make(
 
 class _Quiet(SimpleHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for an acknowledgement
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # its name is the base class's
         pass

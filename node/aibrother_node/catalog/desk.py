@@ -216,6 +216,18 @@ class Desk:
             self._publish_index()
         return Done((), {}, refreshed.versions)
 
+    def collect_debris(self, now: datetime, grace: timedelta) -> int:
+        """Remove files of the catalog that nobody can be about to ask for any more.
+
+        Args:
+            now: the time, in UTC.
+            grace: how long a client may take from the timestamp to the last file that it leads to.
+
+        Returns:
+            How many there were.
+        """
+        return len(self._open().collect_debris(now, grace))
+
     def _simple(self, decide: Any, action: Mapping[str, Any], now: datetime, *arguments: Any) -> Done:
         repository = self._open()
         edit = decide(self._content(repository), _references(action["references"]), *arguments, now)

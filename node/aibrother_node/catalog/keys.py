@@ -269,9 +269,9 @@ class KeyRing:
                 key.uri, key.public, lambda _: self._passphrase or ""
             )
             return replace(key, missing=None)
-        folders = [self.folder] if key.uri.startswith(_HERE) else []
-        for folder in (*folders, *self._beside):
-            path = self._file(folder, key.uri)
+        name = self._file(self.folder, key.uri).name
+        for folder in ([self.folder] if key.uri.startswith(_HERE) else []) + list(self._beside):
+            path = folder / name
             if path.exists():
                 private = _read_private(path, self._passphrase)
                 if private is None:

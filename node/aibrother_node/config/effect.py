@@ -19,6 +19,7 @@ IN_EFFECT: Final = (
     "public.congestion_control",
     "store.reserve",
     "store.max_manifest",
+    "store.gc_grace",
     "catalog.root",
     "catalog.keys_dir",
     "catalog.signer",

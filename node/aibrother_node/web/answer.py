@@ -255,6 +255,11 @@ def repr_digest(digest: Digest) -> Header:
     return "Repr-Digest", f"sha-256=:{b64encode(digest.raw).decode('ascii')}:"
 
 
+def digest_header(digest: Digest) -> Header:
+    """The Digest field (RFC 3230, 4.3.2), which RFC 6249 and older download managers know."""
+    return "Digest", f"SHA-256={b64encode(digest.raw).decode('ascii')}"
+
+
 def blob_representation(
     digest: Digest,
     size: int,

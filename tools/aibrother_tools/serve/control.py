@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -90,10 +91,13 @@ class Control:
             _LOG.exception("what an interruption left could not be put right; the next start tries again")
 
     def _edit(self, store: BlobStore, action: Mapping[str, Any]) -> dict[str, Any]:
-        return Desk(store, signing(self._config), Disk()).run(action, utc_now()).to_json()
+        return self._desk(store).run(action, utc_now()).to_json()
+
+    def _desk(self, store: BlobStore) -> Desk:
+        return Desk(store, signing(self._config), Disk())
 
     async def _refresh(self) -> None:
-        """Sign again what is beyond half its life, where this node signs."""
+        """Where this node signs: sign again what is beyond half its life, and remove what nobody can be asking for."""
         if not self._config.catalog.signer:
             return
         try:
@@ -103,6 +107,10 @@ class Control:
         else:
             if done["versions"]:
                 _LOG.info("signed again: %s", ", ".join(sorted(done["versions"])))
+        grace = timedelta(seconds=self._config.store.gc_grace)
+        removed = await self._thread.change(lambda store: self._desk(store).collect_debris(utc_now(), grace))
+        if removed:
+            _LOG.info("removed %d old files of the catalog", removed)
 
     async def _status(self) -> dict[str, Any]:
         return await asyncio.to_thread(status_report, self._config, running=True)

@@ -21,6 +21,7 @@ from aibrother_node.web.answer import (
     IMMUTABLE,
     Representation,
     blob_representation,
+    digest_header,
     document_representation,
 )
 from aibrother_node.web.coding import WORTH_CODING, choose_coding, encode
@@ -37,6 +38,7 @@ TIMESTAMP: Final = "public, max-age=10"
 MAX_FILE: Final = 256 << 20
 """Bytes of a document or metadata file that is read into memory; what was verified is far below."""
 
+_PROJECTOR: Final = "mmproj-"
 _NAMES: Final = 4096
 _CODED_BYTES: Final = 64 << 20
 
@@ -92,6 +94,7 @@ class CatalogFiles:
             row.size,
             filename=target.filename,
             cache_control=BRIEF if _is_moving(row, target.filename) else IMMUTABLE,
+            headers=(digest_header(row.sha256),),
         )
         part = Part(row.sha256, representation)
         with self._lock:
@@ -201,7 +204,7 @@ class CatalogFiles:
 
 def _is_moving(row: TargetRow, filename: str) -> bool:
     """Whether a name follows the newest version, and so may mean other bytes tomorrow."""
-    return not filename.startswith(f"{row.name}-{row.version}-{row.variant}")
+    return not filename.removeprefix(_PROJECTOR).startswith(f"{row.name}-{row.version}-{row.variant}")
 
 
 def _exact(data: bytes, cache_control: str) -> Representation:
