@@ -339,7 +339,29 @@ def call(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tm
     return run_here
 
 
-COMMANDS = ["add", "check-config", "demo", "init", "pin", "pull", "serve", "status", "unpin", "verify"]
+COMMANDS = [
+    "add",
+    "backup",
+    "check-config",
+    "demo",
+    "edit",
+    "init",
+    "keys",
+    "list",
+    "pin",
+    "promote",
+    "publish",
+    "pull",
+    "restore",
+    "retire",
+    "serve",
+    "show",
+    "status",
+    "unpin",
+    "unyank",
+    "verify",
+    "yank",
+]
 
 
 def test_help_and_version(call: Callable[..., Result]) -> None:
