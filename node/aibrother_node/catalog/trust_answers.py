@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from aibrother_node.catalog.trust_rules import Rule, TrustError
+from aibrother_node.content.chunks import ChunkManifest
 from aibrother_node.content.digest import Digest
-from aibrother_node.errors import InvalidInput
+from aibrother_node.errors import InvalidInput, NotFound
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -50,6 +51,43 @@ class TargetInfo:
             raise TrustError(f"target {self.path}", Rule.CONTENT, f"{self.length} bytes, {self.sha256}", found)
         return data
 
+    @property
+    def chunks(self) -> Digest | None:
+        """The digest of the part's chunk manifest; None for what is no part.
+
+        Raises:
+            TrustError: `malformed`: the publisher signed something else in its place.
+        """
+        text = self.custom.get("chunks")
+        if text is None:
+            return None
+        try:
+            return Digest.parse(text if isinstance(text, str) else "")
+        except InvalidInput as error:
+            raise TrustError(f"target {self.path}", Rule.MALFORMED, "a manifest's digest", text) from error
+
+    def manifest(self, data: bytes) -> ChunkManifest:
+        """Read `data` as the chunk manifest of this part.
+
+        Raises:
+            NotFound: this is no part.
+            TrustError: it is another one than the catalog names (`length or hash`), or one of another file
+                (`mix-and-match`).
+            InvalidInput: the catalog names it, and it is no manifest.
+        """
+        chunks = self.chunks
+        name = f"manifest of {self.path}"
+        if chunks is None:
+            raise NotFound(f"the catalog has no {name}")
+        found = Digest(hashlib.sha256(data).digest())
+        if found != chunks:
+            raise TrustError(name, Rule.CONTENT, chunks, found)
+        manifest = ChunkManifest.decode(data)
+        if (manifest.blob, manifest.size) != (self.sha256, self.length):
+            expected = f"{self.length} bytes, {self.sha256}"
+            raise TrustError(name, Rule.MIX_AND_MATCH, expected, f"{manifest.size} bytes, {manifest.blob}")
+        return manifest
+
 
 @dataclass(frozen=True, slots=True)
 class CatalogStatus:
@@ -58,7 +96,7 @@ class CatalogStatus:
     Attributes:
         root_version, timestamp_version, snapshot_version, targets_version: of its top-level roles.
         verified_at: when it was last verified against a source (UTC).
-        expires: when the first of its roles expires, of those that were looked at (UTC).
+        expires: when the first of its roles expires, of those that are here (UTC).
     """
 
     root_version: int
@@ -104,6 +142,8 @@ class Refreshed:
 def status_of(verified: Pass) -> CatalogStatus:
     """The versions and times of one pass that took in all four top-level roles."""
     trusted = verified.trusted
+    for _ in verified.tree(None, all_of_it=False):
+        pass  # so that the answer doesn't depend on what was asked for since the start
     return CatalogStatus(
         root_version=trusted.root.version,
         timestamp_version=trusted.timestamp.version,

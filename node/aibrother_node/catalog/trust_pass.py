@@ -151,8 +151,12 @@ class Pass:
             stack.extend(reversed(children))
         return None
 
-    def tree(self, fetch: Fetch | None) -> Iterator[tuple[str, Targets]]:
+    def tree(self, fetch: Fetch | None, *, all_of_it: bool = True) -> Iterator[tuple[str, Targets]]:
         """Every role of the tree of delegations with its verified metadata, `targets` first.
+
+        Args:
+            fetch: the source.
+            all_of_it: False passes over what isn't here.
 
         Raises:
             TrustError, NotFound: as `role`; `too large` for more roles than the limit.
@@ -166,7 +170,12 @@ class Pass:
             if len(visited) >= self._limits.roles:
                 raise TrustError(role, Rule.TOO_LARGE, f"at most {self._limits.roles} roles", "more")
             visited.add(role)
-            targets = self.role(role, delegator, fetch)
+            try:
+                targets = self.role(role, delegator, fetch)
+            except (NotFound, TrustError):
+                if all_of_it:
+                    raise
+                continue
             yield role, targets
             pending.extend(reversed([(name, role) for name in self._children(targets)]))
 

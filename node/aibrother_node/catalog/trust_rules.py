@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
@@ -179,7 +180,7 @@ def explain(
         case tuf.BadVersionNumberError():
             return _version(role, data, trusted)
         case tuf.LengthOrHashMismatchError():
-            return TrustError(role, Rule.CONTENT, _promised(role, trusted), f"{len(data)} bytes, {_sha256(data)}")
+            return _mismatch(role, data, trusted, delegator)
         case tuf.RepositoryError():
             return _other(error, role, data, trusted)
         case ValueError() | TypeError() | KeyError() | AttributeError() | OverflowError() | RecursionError():
@@ -247,6 +248,18 @@ def _version(role: str, data: bytes, trusted: TrustedMetadataSet) -> TrustError:
     return TrustError(role, Rule.MIX_AND_MATCH, f"version {promised} as snapshot says", f"version {new.version}")
 
 
+def _mismatch(role: str, data: bytes, trusted: TrustedMetadataSet, delegator: str) -> TrustError:
+    """Another file than was promised: a sound one of another time, or just other bytes."""
+    promised = _promised(role, trusted)
+    found = f"{len(data)} bytes, sha256:{hashlib.sha256(data).hexdigest()}"
+    verifier: Any = trusted[delegator]
+    with suppress(tuf.RepositoryError, ValueError, TypeError, KeyError, AttributeError):
+        metadata: Metadata[Any] = Metadata.from_bytes(data)
+        if verifier.get_verification_result(role, metadata.signed_bytes, metadata.signatures):
+            return TrustError(role, Rule.MIX_AND_MATCH, promised, f"version {metadata.signed.version}, {found}")
+    return TrustError(role, Rule.CONTENT, promised, found)
+
+
 def _rolled_back(role: str, known: int, found: int) -> TrustError:
     return TrustError(role, Rule.ROLLBACK, f"version {known} or later", f"version {found}")
 
@@ -266,7 +279,7 @@ def _promised(role: str, trusted: TrustedMetadataSet) -> str:
     meta = trusted.timestamp.snapshot_meta if role == Snapshot.type else trusted.snapshot.meta[f"{role}.json"]
     hashes = ", ".join(f"{name}:{value}" for name, value in (meta.hashes or {}).items())
     length = "any number of" if meta.length is None else meta.length
-    return f"{length} bytes, {hashes}"
+    return f"version {meta.version}, {length} bytes, {hashes}"
 
 
 def changed_content(old: Targets, new: Targets, role: str) -> TrustError | None:
@@ -302,10 +315,6 @@ def _cause(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     return f"{type(error).__name__}: {error}"
-
-
-def _sha256(data: bytes) -> str:
-    return f"sha256:{hashlib.sha256(data).hexdigest()}"
 
 
 def _instant(when: datetime) -> str:
