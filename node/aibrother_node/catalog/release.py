@@ -207,6 +207,7 @@ class Entry:
             raise InvalidInput(f"{len(self.urls)} URLs are more than the {MAX_URLS} allowed")
         for url in self.urls:
             values.url(url, "a URL")
+        object.__setattr__(self, "urls", tuple(self.urls))
 
     def _check_parts(self) -> None:
         if not 1 <= len(self.parts) <= MAX_PARTS:
