@@ -6,6 +6,7 @@ is returned was signed; the sources only carried it.
 
 from __future__ import annotations
 
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -17,7 +18,7 @@ from aibrother_replicator.schedule import Fault
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
     from pathlib import Path
 
@@ -67,17 +68,18 @@ class Named:
     warnings: tuple[str, ...] = ()
 
 
-def fetcher(url: str, context: ssl.SSLContext | None = None) -> Fetch:
-    """A node as a source of catalog files, for one thread."""
-    line = HttpSource(url, context=context).connect()
+@contextmanager
+def fetcher(url: str, context: ssl.SSLContext | None = None) -> Iterator[Fetch]:
+    """A node as a source of catalog files, for one thread; its connection ends with the block."""
+    with closing(HttpSource(url, context=context).connect()) as line:
 
-    def fetch(path: str, max_length: int) -> bytes:
-        try:
-            return line.file(path, max_length)
-        except SourceError as error:
-            raise _ERRORS.get(error.fault, Refused)(str(error)) from error
+        def fetch(path: str, max_length: int) -> bytes:
+            try:
+                return line.file(path, max_length)
+            except SourceError as error:
+                raise _ERRORS.get(error.fault, Refused)(str(error)) from error
 
-    return fetch
+        yield fetch
 
 
 def resolve(
@@ -108,7 +110,20 @@ def resolve(
         Temporary: no source can be reached.
     """
     catalog = TrustedCatalog.open(state, root)
-    fetchers = [(url, fetcher(url)) for url in sources]
+    with ExitStack() as stack:
+        fetchers = [(url, stack.enter_context(fetcher(url))) for url in sources]
+        return _resolve(reference, catalog, fetchers, now, allow_stale=allow_stale, choose=choose)
+
+
+def _resolve(
+    reference: Reference,
+    catalog: TrustedCatalog,
+    fetchers: Sequence[tuple[str, Fetch]],
+    now: datetime,
+    *,
+    allow_stale: bool,
+    choose: Callable[[Sequence[str]], str] | None,
+) -> Named:
     refreshed = catalog.refresh_any(fetchers, now, allow_stale=allow_stale)
     fetch = _first_that_answers(fetchers)
     path = f"models/{reference.name}.releases.json"
@@ -123,18 +138,21 @@ def resolve(
     ]
     if not named:
         raise NotFound(f"the catalog has no {reference}")
-    variants = sorted({entry.variant for entry in named})
-    variant = variants[0] if len(variants) == 1 else _chosen(reference, variants, choose)
+    found: dict[str, tuple[Entry, tuple[NamedPart, ...]]] = {}
+    for entry in reversed(named):  # the newest of each variant that was not withdrawn
+        if entry.variant not in found:
+            try:
+                found[entry.variant] = entry, tuple(_part(catalog, part, fetch) for part in entry.files)
+            except NotFound:
+                continue  # its targets are gone
+    if not found:
+        raise Gone(f"{reference} was withdrawn")
+    variants = sorted(found)
+    entry, parts = found[variants[0] if len(variants) == 1 else _chosen(reference, variants, choose)]
     warnings = [f"{url}: {error}" for url, error in refreshed.failures.items()]
     warnings += [str(alarm) for alarm in refreshed.alarms]
     age = None if refreshed.expired is None else refreshed.status.age(now)
-    for entry in reversed([entry for entry in named if entry.variant == variant]):
-        try:
-            parts = tuple(_part(catalog, part, fetch) for part in entry.files)
-        except NotFound:
-            continue  # withdrawn: its targets are gone
-        return Named(entry, parts, age, tuple(warnings))
-    raise Gone(f"{reference} was withdrawn")
+    return Named(entry, parts, age, tuple(warnings))
 
 
 def _chosen(reference: Reference, variants: Sequence[str], choose: Callable[[Sequence[str]], str] | None) -> str:
