@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 GGUF ?=
 
-.PHONY: demo test soak check fix bench lock clean
+.PHONY: demo test soak check fix bench lock clean tuf-conformance
 .DELETE_ON_ERROR:
 
 # Two stamps: the demo needs less than the tests do.
@@ -41,6 +41,15 @@ bench: $(VENV)/.test
 	$(BIN)/python -m bench.run $(BENCH_ARGS)
 
 # Exact versions of everything, for all supported Pythons; run it when pyproject.toml changes.
+# DIR is a checkout of github.com/theupdateframework/tuf-conformance, which pins other versions than ours and so gets a venv
+# of its own. It needs faketime (Debian: apt-get install faketime).
+tuf-conformance: $(VENV)/.test
+	test -f '$(DIR)/tuf_conformance/test_basic.py' || { echo 'say DIR=<checkout of tuf-conformance>' >&2; exit 2; }
+	test -x '$(DIR)/env/bin/pytest' || { $(PYTHON) -m venv '$(DIR)/env' && \
+		'$(DIR)/env/bin/python' -m pip install --quiet --disable-pip-version-check '$(DIR)'; }
+	cd '$(DIR)' && PATH='$(CURDIR)/$(BIN)':"$$PATH" env/bin/pytest tuf_conformance \
+		--entrypoint='$(CURDIR)/tests/tuf_conformance.py'
+
 lock: $(VENV)/.test
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --all-extras --no-header --no-annotate \
