@@ -102,6 +102,21 @@ def test_commands_of_the_catalog(tmp_path: Path, model: Content) -> None:
     assert again == edited["entries"]
 
 
+def test_keys_that_are_offline_are_asked_for(tmp_path: Path) -> None:
+    data, usb = tmp_path / "data", tmp_path / "usb"
+    run("init", "--data", data)
+    moved = json.loads(run("keys", "move-offline", usb, "--data", data, "--json").out)
+    assert [key["role"] for key in moved] == ["root", "targets"]
+    refused = run("keys", "rotate", "root", "--data", data)
+    assert refused.code == 5
+    assert str(usb) in refused.err
+    rotated = _valid("keys-sign", run("keys", "rotate", "root", "--beside", usb, "--data", data, "--json").out)
+    assert rotated["versions"]["root"] == 2
+    refused = run("keys", "rotate", "models", "--data", data)
+    assert refused.code == 5
+    assert run("keys", "rotate", "models", "--beside", usb, "--data", data).code == 0
+
+
 def test_the_ready_line(make_node: Callable[..., Node]) -> None:
     node = make_node().start()
     jsonschema.validate({"event": "ready", "node": "0" * 64, "pid": 1, "urls": {"public": node.urls}}, _schema("serve"))

@@ -13,6 +13,7 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.catalog import editing
@@ -38,9 +39,8 @@ from aibrother_node.store.incoming import read_at
 from aibrother_node.store.index import TargetRow, YankedRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from datetime import timedelta
-    from pathlib import Path
 
     from tuf.api.metadata import TargetFile
 
@@ -165,9 +165,9 @@ class Desk:
                 case "edit":
                     return self._simple(editing.edit_metadata, action, now, action["changes"])
                 case "rotate":
-                    return self.rotate(action["role"], now)
+                    return self.rotate(action["role"], now, beside=_folders(action))
                 case "refresh":
-                    return self.refresh(now)
+                    return self.refresh(now, beside=_folders(action))
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(f"not an edit of the catalog: {error}") from error
         raise InvalidInput("not an edit of the catalog")
@@ -201,17 +201,17 @@ class Desk:
                 self._check_gguf(part.filename, part.sha256, part.size_bytes)
         return self._commit(repository, edit, now)
 
-    def rotate(self, role: str, now: datetime) -> Done:
-        """Replace a role's keys."""
+    def rotate(self, role: str, now: datetime, *, beside: Sequence[Path] = ()) -> Done:
+        """Replace a role's keys; `beside` are folders of other media with private keys."""
         repository = self._open()
-        versions = repository.rotate(role, self._keyring(), now)
+        versions = repository.rotate(role, self._keyring(beside), now)
         self._publish_index()
         return Done((), {}, versions)
 
-    def refresh(self, now: datetime) -> Done:
-        """Sign again what is beyond half its life, as far as its keys are here."""
+    def refresh(self, now: datetime, *, beside: Sequence[Path] = ()) -> Done:
+        """Sign again what is beyond half its life, as far as its keys are here or in the folders `beside`."""
         repository = self._open()
-        refreshed = repository.refresh(self._keyring(), now)
+        refreshed = repository.refresh(self._keyring(beside), now)
         if refreshed.versions:
             self._publish_index()
         return Done((), {}, refreshed.versions)
@@ -236,8 +236,8 @@ class Desk:
     def _open(self) -> Repository:
         return Repository.open(self._store.layout.catalog, self._disk, self._signing.expiries)
 
-    def _keyring(self) -> KeyRing:
-        return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase)
+    def _keyring(self, beside: Sequence[Path] = ()) -> KeyRing:
+        return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase, beside=beside)
 
     def _content(self, repository: Repository) -> editing.Content:
         return editing.Content(
@@ -315,6 +315,10 @@ def find(repository: Repository, reference: Reference) -> list[Entry]:
 def utc_now() -> datetime:
     """The time, as everything here takes it."""
     return datetime.now(UTC).replace(microsecond=0)
+
+
+def _folders(action: Mapping[str, Any]) -> list[Path]:
+    return [Path(folder) for folder in action.get("beside", [])]
 
 
 def _references(texts: list[str]) -> list[Any]:

@@ -33,20 +33,38 @@ def list_keys(app: App, as_json: bool) -> None:
         click.echo(f"{key.role:10} {key.keyid[:16]}  {key.where}")
 
 
+_beside = click.option(
+    "--beside",
+    multiple=True,
+    type=click.Path(path_type=Path, file_okay=False, exists=True, resolve_path=True),
+    metavar="DIR",
+    help="Where keys were moved offline to; may be repeated.",
+)
+
+
 @keys.command()
 @click.argument("role")
+@_beside
 @data_option
 @json_option
 @pass_app
-def rotate(app: App, role: str, as_json: bool) -> None:
-    """Replace a role's keys with a new one; clients follow along."""
+def rotate(app: App, role: str, beside: tuple[Path, ...], as_json: bool) -> None:
+    """Replace a role's keys with new ones; clients follow along. It takes the keys of whoever names the role's:
+
+    root's for root, timestamp, snapshot and targets, targets' for the others.
+    """
+    from aibrother_node.catalog.roles import OFFLINE_ROLES
     from aibrother_tools.catalog_client import edit_catalog
 
-    answer = edit_catalog(app.load().config, {"do": "rotate", "role": role})
+    answer = edit_catalog(app.load().config, {"do": "rotate", "role": role, "beside": list(map(str, beside))})
     if as_json:
         print_json({"role": role, "versions": answer["versions"]})
     else:
         click.echo(f"{role} has a new key; signed: {_shown(answer['versions'])}")
+        if role in OFFLINE_ROLES:
+            click.echo(
+                "The new key is on this machine: `aibrother-node keys move-offline DIR` takes it where it belongs."
+            )
 
 
 @keys.command()
@@ -62,14 +80,15 @@ def export(app: App, path: Path) -> None:
 
 
 @keys.command()
+@_beside
 @data_option
 @json_option
 @pass_app
-def refresh(app: App, as_json: bool) -> None:
+def refresh(app: App, beside: tuple[Path, ...], as_json: bool) -> None:
     """Sign again what is beyond half its life, as far as its keys are here."""
     from aibrother_tools.catalog_client import edit_catalog
 
-    answer = edit_catalog(app.load().config, {"do": "refresh"})
+    answer = edit_catalog(app.load().config, {"do": "refresh", "beside": list(map(str, beside))})
     if as_json:
         print_json({"versions": answer["versions"]})
     else:

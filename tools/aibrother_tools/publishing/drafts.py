@@ -7,7 +7,7 @@ every shard says which one it is, and of how many.
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.catalog.facts import default_name, default_variant, facts, license_of
@@ -111,14 +111,7 @@ def _draft(key: tuple[str, str, str], group: list[_Read]) -> Draft:
     ordered = _complete(shards)
     fields, projector = group[0].source.fields, next((read.source.projector for read in group), None)
     warnings = []
-    gguf = facts(ordered[0][1])
-    if len(ordered) > 1:
-        parts = [facts(header) for _, header in ordered]
-        gguf = replace(
-            gguf,
-            parameters=sum(part.parameters or 0 for part in parts),
-            tensor_count=sum(part.tensor_count or 0 for part in parts),
-        )
+    gguf = facts(*(header for _, header in ordered))
     if fields.license is None:
         found = license_of(ordered[0][1])
         fields = fields.model_copy(update={"license": found or UNKNOWN_LICENSE})
