@@ -69,6 +69,7 @@ class CatalogFiles:
         self._index = IndexReader(layout.index)
         self._lock = threading.Lock()
         self._parts: dict[str, Part] = {}
+        self._era = 0
         self._coded: OrderedDict[tuple[Digest, Coding], bytes] = OrderedDict()
         self._coded_bytes = 0
 
@@ -83,6 +84,7 @@ class CatalogFiles:
             Gone: its release was withdrawn; the message is the reason.
             NotFound: there is no such name.
         """
+        era = self._era
         row = self._index.target(target.path)
         if row is None or row.name is None:
             reason = self._index.yanked(target.path)
@@ -100,7 +102,8 @@ class CatalogFiles:
         with self._lock:
             if len(self._parts) >= _NAMES:
                 self._parts.clear()
-            self._parts[target.path] = part
+            if era == self._era:  # else it was looked up before what `forget` was told of
+                self._parts[target.path] = part
         return part
 
     def size_in_catalog(self, digest: Digest) -> int | None:
@@ -120,6 +123,7 @@ class CatalogFiles:
     def forget(self) -> None:
         """Look names up again from now on."""
         with self._lock:
+            self._era += 1
             self._parts.clear()
 
     def document(self, target: DocumentTarget, accept_encoding: str | None) -> tuple[Representation, bytes]:

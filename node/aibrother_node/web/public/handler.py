@@ -206,7 +206,7 @@ class PublicPlane:
 
     async def _open_blob(self, request: Request, target: BlobTarget) -> Outgoing:
         try:
-            entry = self.cache.put(await asyncio.to_thread(self._open, target.digest))
+            entry = await self._open_cached(target.digest)
         except Gone:
             raise
         except NotFound:
@@ -219,6 +219,15 @@ class PublicPlane:
             representation = blob_representation(target.digest, size, filename=target.filename)
             return self._outgoing(request, self._answer(request, representation))
         return self._blob(request, target, entry)
+
+    async def _open_cached(self, digest: Digest) -> CachedBlob:
+        """Open a blob that may be served, and keep it open: only under the catalog that said so."""
+        while True:
+            before = self._generation.now()
+            blob = await asyncio.to_thread(self._open, digest)
+            if self._generation.now() == before:
+                return self.cache.put(blob)
+            blob.close()  # withdrawn meanwhile, perhaps: in the cache nobody would ask again
 
     def _open(self, digest: Digest) -> OpenBlob:
         """Open a blob that may be served. Blocks: the folder may have to be read from disk."""
@@ -238,7 +247,7 @@ class PublicPlane:
         entry = self.cache.get(part.digest)
         if entry is None:
             try:
-                entry = self.cache.put(await asyncio.to_thread(self._open, part.digest))
+                entry = await self._open_cached(part.digest)
             except Gone:
                 raise
             except NotFound:
