@@ -29,7 +29,7 @@ from aibrother_node.catalog.entries import (
     decode_releases,
 )
 from aibrother_node.catalog.keys import KeyRing
-from aibrother_node.catalog.names import parse_reference
+from aibrother_node.catalog.names import parse_reference, part_filename
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.digest import Digest
 from aibrother_node.content.gguf import GgufError, read_header
@@ -347,6 +347,9 @@ def _yanked_rows(repository: Repository) -> Iterator[YankedRow]:
                 for part, moving in zip(entry.files, entry.moving_filenames(), strict=True):
                     yield YankedRow(f"models/{part.filename}", part.sha256, stone.reason)
                     yield YankedRow(f"models/{moving}", part.sha256, stone.reason)
+    for stone in catalog(repository, STAGING).yanked:
+        if stone.sha256 is not None:  # the parts of a shard set aren't known any more
+            yield YankedRow(f"staging/{part_filename(*stone.key)}", stone.sha256, stone.reason)
 
 
 def _told(edit: editing.Edit, before: Mapping[str, TargetFile | None]) -> dict[str, str]:
