@@ -18,7 +18,7 @@ def restore(app: App, path: Path, as_json: bool) -> None:
     """Make the data directory from the backup FILE: the same node, whose catalog goes on.
 
     Blobs are not in a backup. If this node has signed since, the backup is older than what clients have seen, and they
-    refuse it: `keys refresh` until its timestamp is ahead again.
+    refuse it: `keys rotate snapshot` and `keys rotate timestamp` let them forget that.
     """
     from aibrother_node.errors import NotFound
     from aibrother_node.fleet.identity import NodeKey
