@@ -85,12 +85,7 @@ class CatalogFiles:
             NotFound: there is no such name.
         """
         era = self._era
-        row = self._index.target(target.path)
-        if row is None or row.name is None:
-            reason = self._index.yanked(target.path)
-            if reason is not None:
-                raise Gone(reason)
-            raise NotFound("there is no such part in the catalog")
+        row = self._part_row(target.path)
         representation = blob_representation(
             row.sha256,
             row.size,
@@ -149,12 +144,7 @@ class CatalogFiles:
         Raises:
             Gone, NotFound: as `part`.
         """
-        row = self._index.target(target.path)
-        if row is None or row.name is None:
-            reason = self._index.yanked(target.path)
-            if reason is not None:
-                raise Gone(reason)
-            raise NotFound("there is no such part in the catalog")
+        row = self._part_row(target.path)
         entry = self._entry_of(row)
         data = json.dumps(entry, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
         return document_representation(Digest(hashlib.sha256(data).digest()), len(data)), data
@@ -176,6 +166,15 @@ class CatalogFiles:
         except NotFound:
             return None
         return _exact(data, IMMUTABLE), data
+
+    def _part_row(self, path: str) -> TargetRow:
+        row = self._index.target(path)
+        if row is not None and row.name is not None:
+            return row
+        reason = self._index.yanked(path)
+        if reason is not None:
+            raise Gone(reason)
+        raise NotFound("there is no such part in the catalog")
 
     def _entry_of(self, row: TargetRow) -> object:
         folder = row.path.partition("/")[0]
