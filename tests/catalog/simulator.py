@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from securesystemslib.signer import CryptoSigner
 from tuf.api.metadata import (
@@ -25,6 +25,9 @@ from tuf.api.metadata import (
 )
 
 from aibrother_node.errors import NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 NOW = datetime(2026, 11, 24, 12, 0, 0, tzinfo=UTC)
 LIVES = {"root": 365, "timestamp": 7, "snapshot": 14}  # days; 180 for the others
@@ -70,22 +73,23 @@ class Simulator(Mirror):
         signers: role → the keys it is signed with (bins are signed with those of `models`).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, new_key: Callable[[], CryptoSigner] = CryptoSigner.generate_ed25519) -> None:
         super().__init__({})
+        self._new_key = new_key
         self.signed: dict[str, Any] = {}
         self.signers: dict[str, list[CryptoSigner]] = {}
         root = Root(expires=expires("root"), consistent_snapshot=True)
         targets = Targets(expires=expires("targets"), delegations=Delegations({}, roles={}))
         self.signed = {"root": root, "targets": targets}
         for role in ("root", "timestamp", "snapshot", "targets"):
-            self.signers[role] = [CryptoSigner.generate_ed25519()]
+            self.signers[role] = [self._new_key()]
             root.add_key(self.signers[role][0].public_key, role)
         assert targets.delegations is not None
         assert targets.delegations.roles is not None
         for role in DELEGATED:
             path = "fleet.json" if role == "fleet" else f"{role}/*"
             targets.delegations.roles[role] = DelegatedRole(role, [], 1, terminating=True, paths=[path])
-            self.signers[role] = [CryptoSigner.generate_ed25519()]
+            self.signers[role] = [self._new_key()]
             targets.add_key(self.signers[role][0].public_key, role)
             self.signed[role] = Targets(expires=expires(role))
         bins = SuccinctRoles([], 1, 4, "models")
@@ -156,7 +160,7 @@ class Simulator(Mirror):
     def rotate(self, role: str) -> list[CryptoSigner]:
         """Give a role new keys, in the role that delegates to it (still to be written); returns the old ones."""
         old = self.signers[role]
-        new = [CryptoSigner.generate_ed25519() for _ in old]
+        new = [self._new_key() for _ in old]
         for delegator, name in self._delegators(role):
             for signer in old:
                 delegator.revoke_key(signer.public_key.keyid, name)

@@ -105,7 +105,7 @@ def test_the_vectors_are_what_the_script_makes() -> None:
     there = {
         str(path.relative_to(VECTORS)): path.read_bytes()
         for path in VECTORS.rglob("*")
-        if path.is_file() and path.name != "README.md"
+        if path.is_file() and path.name != "README.md" and path.relative_to(VECTORS).parts[0] != "catalog"
     }
     assert sorted(there) == sorted(made)
     assert [path for path in made if made[path] != there[path]] == []
