@@ -157,9 +157,9 @@ class Node:
     def data(self) -> Path:
         return self.folder / "data"
 
-    def init(self) -> Node:
+    def init(self, *, catalog: bool = False) -> Node:
         """Make the data directory."""
-        result = run("init", "--no-catalog", "--data", self.data)
+        result = run("init", *(() if catalog else ("--no-catalog",)), "--data", self.data)
         assert result.code == 0, result
         return self
 
