@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,7 +21,7 @@ from e2e.harness import Node, Reply, Result, clients_of
 
 if TYPE_CHECKING:
     import http.client
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 
 def write_gguf(
@@ -102,6 +103,19 @@ def publish(node: Node, path: Path | str, release: str, *more: str | Path) -> An
     variant, _, version = rest.partition("@")
     what = ("--name", name, "--variant", variant, "--version", version)
     return done(node, "publish", "--json", path, *what, *more).json["entries"][0]
+
+
+def publish_all(node: Node, files: Mapping[str, Path], *more: str | Path) -> None:
+    """Publish files as `NAME:VARIANT@VERSION` by one plan: one command, one transaction."""
+    plan = node.folder / "plan.toml"
+    releases = []
+    for release, file in files.items():
+        name, _, rest = release.partition(":")
+        variant, _, version = rest.partition("@")
+        fields = {"files": [str(file)], "name": name, "variant": variant, "version": version}
+        releases.append("[[release]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
+    plan.write_text("".join(releases))
+    done(node, "publish", plan, *more)
 
 
 def names(node: Node, *arguments: str) -> list[str]:

@@ -15,6 +15,7 @@ from e2e.publishing import (
     everything_below,
     names,
     publish,
+    publish_all,
     sha256_of,
     signing_node,
     write_gguf,
@@ -362,10 +363,10 @@ def test_nothing_withdrawn_is_served_under_load(running_node: Node, tmp_path: Pa
                 workers.ask(target)
                 workers.ask("/models/load-f32.gguf")
 
-    with ThreadPoolExecutor(4) as pool, every_worker(node) as workers:
-        readers = [pool.submit(read) for _ in range(4)]
+    with ThreadPoolExecutor(2) as pool, every_worker(node) as workers:
+        readers = [pool.submit(read) for _ in range(2)]
         try:
-            for _ in range(rounds(2, 100)):
+            for _ in range(rounds(1, 100)):
                 done(node, "yank", "load", "--reason", "under load")
                 for _ in range(20):
                     assert workers.statuses(target) == {410}
@@ -394,12 +395,10 @@ def test_yanking_on_a_stopped_node_is_served_by_the_next_start(tmp_path: Path) -
 
 
 def test_retire_keeps_the_newest(running_node: Node, tmp_path: Path) -> None:
-    for version in ("1", "2", "10", "3rc1"):
-        publish(
-            running_node,
-            write_gguf(tmp_path / f"{version}.gguf", f"retire {version}", rows=4),
-            f"retired:f32@{version}",
-        )
+    files = {
+        version: write_gguf(tmp_path / version, f"retire {version}", rows=4) for version in ("1", "2", "10", "3rc1")
+    }
+    publish_all(running_node, {f"retired:f32@{version}": file for version, file in files.items()})
     told = done(running_node, "retire", "--json", "--keep", "2", "retired").json
     assert sorted(entry["version"] for entry in told["entries"]) == ["1", "2"]
     assert [name for name in names(running_node, "--all-versions") if name.startswith("retired")] == [
@@ -447,8 +446,8 @@ def test_edit_changes_words_only(running_node: Node, tmp_path: Path) -> None:
 
 
 def test_list_and_show(stopped_node: Node, tmp_path: Path) -> None:
-    for release in ("listed:a@1", "listed:a@2", "listed:b@1"):
-        publish(stopped_node, write_gguf(tmp_path / "l.gguf", release, rows=4), release)
+    releases = ("listed:a@1", "listed:a@2", "listed:b@1")
+    publish_all(stopped_node, {one: write_gguf(tmp_path / one, one, rows=4) for one in releases})
     newest = [name for name in names(stopped_node) if name.startswith("listed")]
     assert newest == ["listed:a@2", "listed:b@1"]
     every = [name for name in names(stopped_node, "--all-versions") if name.startswith("listed")]
