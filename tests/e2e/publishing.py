@@ -105,8 +105,8 @@ def publish(node: Node, path: Path | str, release: str, *more: str | Path) -> An
     return done(node, "publish", "--json", path, *what, *more).json["entries"][0]
 
 
-def publish_all(node: Node, files: Mapping[str, Path], *more: str | Path) -> None:
-    """Publish files as `NAME:VARIANT@VERSION` by one plan: one command, one transaction."""
+def publish_all(node: Node, files: Mapping[str, Path], *more: str | Path) -> list[Any]:
+    """Publish files as `NAME:VARIANT@VERSION` by one plan: one command, one transaction. Returns their entries."""
     plan = node.folder / "plan.toml"
     releases = []
     for release, file in files.items():
@@ -115,7 +115,8 @@ def publish_all(node: Node, files: Mapping[str, Path], *more: str | Path) -> Non
         fields = {"files": [str(file)], "name": name, "variant": variant, "version": version}
         releases.append("[[release]]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in fields.items()))
     plan.write_text("".join(releases))
-    done(node, "publish", plan, *more)
+    entries: list[Any] = done(node, "publish", "--json", plan, *more).json["entries"]
+    return entries
 
 
 def names(node: Node, *arguments: str) -> list[str]:

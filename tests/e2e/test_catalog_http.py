@@ -15,7 +15,7 @@ from jsonschema import Draft202012Validator
 from referencing import Registry, Resource
 
 import aibrother_tools
-from e2e.publishing import client_of, done, publish, sha256_of, signing_node, write_gguf, write_shards
+from e2e.publishing import client_of, done, publish, publish_all, sha256_of, signing_node, write_gguf, write_shards
 from e2e.wire import fetch
 
 if TYPE_CHECKING:
@@ -43,10 +43,9 @@ class Published:
         self.node = node
         self.old = write_gguf(folder / "1.gguf", "web 1")
         self.new = write_gguf(folder / "2.gguf", "web 2")
-        self.first = publish(node, self.old, "web:f32@1", "--description", "Größe " * 50)
-        self.second = publish(node, self.new, "web:f32@2", "--description", "Größe " * 50)
+        releases = {"web:f32@1": self.old, "web:f32@2": self.new, "bad:f32@1": write_gguf(folder / "4.gguf", "bad")}
+        self.first, self.second, _ = publish_all(node, releases, "--description", "Größe " * 50)
         publish(node, write_gguf(folder / "3.gguf", "web 3"), "web:f32@3", "--channel", "staging")
-        publish(node, write_gguf(folder / "4.gguf", "bad"), "bad:f32@1")
         done(node, "yank", "bad", "--reason", "broken")
         node.start()
         client = client_of(node, folder / "client")
