@@ -169,14 +169,16 @@ def test_every_blob_that_is_named_is_stored(separated: Separated) -> None:
 
 
 def test_a_fixed_name_never_means_other_bytes(separated: Separated) -> None:
-    def part(path: str, data: bytes) -> Draft:
-        custom = {"name": "phi", "version": "2026.1", "variant": "q8_0", "chunks": f"sha256:{'0' * 64}"}
+    def part(path: str, data: bytes, version: str = "2026.1") -> Draft:
+        custom = {"name": "phi", "version": version, "variant": "q8_0", "chunks": f"sha256:{'0' * 64}"}
         edit = Edit(targets={path: Target.of(data, custom)})
         return separated.node.draft(edit, separated.publisher, NOW)
 
-    for path in ("models/phi-2026.1-q8_0.gguf", "models/phi-2026.1-q8_0-00001-of-00002.gguf"):
+    shard, projector = "models/phi-2026.1-q8_0-00001-of-00002.gguf", "models/mmproj-phi-2026.1-q8_0.gguf"
+    for path in ("models/phi-2026.1-q8_0.gguf", shard, projector):
         separated.send(part(path, b"one"))
         separated.refuses(part(path, b"two"), Refused, "for ever")
+        separated.refuses(part(path, b"two", "2026.2"), Refused, "for ever")  # whatever it says of itself now
     separated.send(part("models/phi-q8_0.gguf", b"one"))
     separated.send(part("models/phi-q8_0.gguf", b"two"))
 

@@ -601,6 +601,16 @@ class TestTwoContents:
         simulator.publish(role)
         victim.recovers()
 
+    def test_of_a_projector(self, victim: Victim) -> None:
+        simulator = victim.simulator
+        path = "models/mmproj-phi-1.0-q4_k_m.gguf"
+        custom = {"name": "phi", "version": "1.0", "variant": "q4_k_m"}
+        simulator.publish(simulator.put(path, b"GGUF eyes", custom))
+        victim.recovers()
+        role = simulator.put(path, b"GGUF evil", {**custom, "version": "2.0"})
+        simulator.publish(role)
+        victim.refuses(role, Rule.TWO_CONTENTS)
+
     def test_a_moving_name_moves(self, victim: Victim) -> None:
         simulator = victim.simulator
         for number in (1, 2):

@@ -211,7 +211,7 @@ def _check_target(
         raise VerificationFailed(f"{role} names {path[:80]!r}: {error}") from None
     if responsible != role:
         raise VerificationFailed(f"{role} names {path!r}, which is {responsible}'s to sign")
-    if old is not None and old.hashes != target.hashes and _is_fixed(path, target.custom or old.custom):
+    if old is not None and old.hashes != target.hashes and _is_fixed(path, old.custom):
         raise Refused(f"{path} means {old.hashes['sha256']} for ever, and can't become {target.hashes['sha256']}")
 
 
@@ -219,7 +219,8 @@ def _is_fixed(path: str, custom: Any) -> bool:
     """Whether a part's path has its version in it, so that it never means other bytes."""
     if not isinstance(custom, dict):
         return False
-    return path.rpartition("/")[2].startswith(f"{custom.get('name')}-{custom.get('version')}-{custom.get('variant')}")
+    filename = path.rpartition("/")[2].removeprefix("mmproj-")  # a projector's, which is as fixed
+    return filename.startswith(f"{custom.get('name')}-{custom.get('version')}-{custom.get('variant')}")
 
 
 def _files_of(

@@ -302,7 +302,8 @@ def _fixed(path: str, custom: object) -> bool:
     if not isinstance(custom, dict):
         return False
     name, version, variant = (custom.get(key) for key in ("name", "version", "variant"))
-    return path.rpartition("/")[2].startswith(f"{name}-{version}-{variant}")
+    filename = path.rpartition("/")[2].removeprefix("mmproj-")  # a projector's, which is as fixed
+    return filename.startswith(f"{name}-{version}-{variant}")
 
 
 def _signed(data: bytes) -> Any:
