@@ -607,6 +607,7 @@ class TestTwoContents:
         custom = {"name": "phi", "version": "1.0", "variant": "q4_k_m"}
         simulator.publish(simulator.put(path, b"GGUF eyes", custom))
         victim.recovers()
+        victim.before = victim.catalog.status()
         role = simulator.put(path, b"GGUF evil", {**custom, "version": "2.0"})
         simulator.publish(role)
         victim.refuses(role, Rule.TWO_CONTENTS)
