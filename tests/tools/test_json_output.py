@@ -117,6 +117,37 @@ def test_keys_that_are_offline_are_asked_for(tmp_path: Path) -> None:
     assert run("keys", "rotate", "models", "--beside", usb, "--data", data).code == 0
 
 
+def test_several_keys_and_a_threshold(tmp_path: Path, model: Content) -> None:
+    data = tmp_path / "data"
+    run("init", "--data", data)
+    rotate = ["keys", "rotate", "--data", str(data)]
+    assert run(*rotate, "models", "--keys", "3", "--threshold", "4").code == 1
+    assert run(*rotate, "models", "--keys", "3", "--threshold", "2").code == 0
+    keys = _valid("keys-list", run("keys", "list", "--data", data, "--json").out)
+    mine = [data / "keys" / key["where"].removeprefix("file:") for key in keys if key["role"] == "models"]
+    assert len(mine) == 3, "a refused rotation leaves no keys behind"
+    publish: list[str | Path] = ["publish", model.path, "--data", data, "--variant", "q"]
+    mine[0].unlink()
+    assert run(*publish, "--name", "two-of-three").code == 0
+    mine[1].unlink()
+    refused = run(*publish, "--name", "one-of-three")
+    assert refused.code == 5
+    assert "with 1 of 2 keys" in refused.err
+
+
+def test_a_signer_whose_keys_are_lost_is_taken_over_from(tmp_path: Path, model: Content) -> None:
+    data = tmp_path / "data"
+    run("init", "--data", data)
+    for path in (data / "keys").glob("timestamp-*.pem"):
+        path.unlink()
+    publish: list[str | Path] = ["publish", model.path, "--data", data, "--name", "m", "--variant", "q"]
+    assert run(*publish).code == 5
+    assert run("keys", "rotate", "timestamp", "--data", data).code == 5
+    taken = _valid("keys-sign", run("keys", "takeover", "--data", data, "--json").out)
+    assert taken["versions"]["root"] == 3
+    assert run(*publish).code == 0
+
+
 def test_the_ready_line(make_node: Callable[..., Node]) -> None:
     node = make_node().start()
     jsonschema.validate({"event": "ready", "node": "0" * 64, "pid": 1, "urls": {"public": node.urls}}, _schema("serve"))

@@ -33,7 +33,7 @@ from aibrother_node.catalog.names import parse_reference, part_filename
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.digest import Digest
 from aibrother_node.content.gguf import GgufError, read_header
-from aibrother_node.errors import Gone, InvalidInput, NotFound, VerificationFailed
+from aibrother_node.errors import Gone, InvalidInput, NodeError, NotFound, VerificationFailed
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.incoming import read_at
 from aibrother_node.store.index import TargetRow, YankedRow
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
+_MAX_KEYS: Final = 16  # of one role
 _MAX_TIMESTAMP: Final = 64 << 10
 STABLE: Final = editing.catalog_path("stable")
 STAGING: Final = editing.catalog_path("staging")
@@ -165,7 +166,16 @@ class Desk:
                 case "edit":
                     return self._simple(editing.edit_metadata, action, now, action["changes"])
                 case "rotate":
-                    return self.rotate(action["role"], now, beside=_folders(action))
+                    return self.rotate(
+                        action["role"],
+                        now,
+                        beside=_folders(action),
+                        keys=action.get("keys"),
+                        threshold=action.get("threshold"),
+                        lost=bool(action.get("lost")),
+                    )
+                case "takeover":
+                    return self.take_over(now, beside=_folders(action))
                 case "refresh":
                     return self.refresh(now, beside=_folders(action))
         except (KeyError, TypeError, AttributeError) as error:
@@ -201,10 +211,50 @@ class Desk:
                 self._check_gguf(part.filename, part.sha256, part.size_bytes)
         return self._commit(repository, edit, now)
 
-    def rotate(self, role: str, now: datetime, *, beside: Sequence[Path] = ()) -> Done:
-        """Replace a role's keys; `beside` are folders of other media with private keys."""
-        repository = self._open()
-        versions = repository.rotate(role, self._keyring(beside), now)
+    def rotate(
+        self,
+        role: str,
+        now: datetime,
+        *,
+        beside: Sequence[Path] = (),
+        keys: int | None = None,
+        threshold: int | None = None,
+        lost: bool = False,
+    ) -> Done:
+        """Replace a role's keys.
+
+        Args:
+            role: whose.
+            now: the time, in UTC.
+            beside: folders of other media with private keys.
+            keys: how many it gets, 1 to 16; as many as it had by default.
+            threshold: how many of them must sign; as many as before by default.
+            lost: go on though the old keys aren't anywhere.
+        """
+        repository, ring = self._open(), self._keyring(beside)
+        if keys is not None and not (type(keys) is int and 1 <= keys <= _MAX_KEYS):
+            raise InvalidInput(f"a role has 1 to {_MAX_KEYS} keys")
+        if threshold is not None and (type(threshold) is not int or threshold < 1):
+            raise InvalidInput("a threshold is 1 or more")
+        made = None if keys is None else [ring.create_key(role) for _ in range(keys)]
+        try:
+            versions = repository.rotate(role, ring, now, keys=made, threshold=threshold, lost=lost)
+        except NodeError:
+            ring.remove(role, [key.keyid for key in made or ()])
+            raise
+        self._publish_index()
+        return Done((), {}, versions)
+
+    def take_over(self, now: datetime, *, beside: Sequence[Path] = ()) -> Done:
+        """Make this the one node that signs: new keys of timestamp and snapshot, whether the old ones are here or not.
+
+        What the old signer signs from now on, nobody believes. It takes the keys of root.
+        """
+        versions: dict[str, int] = {}
+        for role in ("timestamp", "snapshot"):
+            repository, ring = self._open(), self._keyring(beside)
+            lost = any(key.missing is not None for key in ring.listed(role))
+            versions |= repository.rotate(role, ring, now, lost=lost)
         self._publish_index()
         return Done((), {}, versions)
 

@@ -45,10 +45,21 @@ _beside = click.option(
 @keys.command()
 @click.argument("role")
 @_beside
+@click.option("--keys", "count", type=click.IntRange(1, 16), help="How many it gets; by default as many as it had.")
+@click.option("--threshold", type=click.IntRange(1, 16), help="How many must sign; by default as many as before.")
+@click.option("--lost", is_flag=True, help="Go on though the role's old keys aren't anywhere.")
 @data_option
 @json_option
 @pass_app
-def rotate(app: App, role: str, beside: tuple[Path, ...], as_json: bool) -> None:
+def rotate(
+    app: App,
+    role: str,
+    beside: tuple[Path, ...],
+    count: int | None,
+    threshold: int | None,
+    lost: bool,
+    as_json: bool,
+) -> None:
     """Replace a role's keys with new ones; clients follow along. It takes the keys of whoever names the role's:
 
     root's for root, timestamp, snapshot and targets, targets' for the others.
@@ -56,7 +67,9 @@ def rotate(app: App, role: str, beside: tuple[Path, ...], as_json: bool) -> None
     from aibrother_node.catalog.roles import OFFLINE_ROLES
     from aibrother_tools.catalog_client import edit_catalog
 
-    answer = edit_catalog(app.load().config, {"do": "rotate", "role": role, "beside": list(map(str, beside))})
+    action = {"do": "rotate", "role": role, "beside": list(map(str, beside)), "lost": lost}
+    action |= {"keys": count, "threshold": threshold}
+    answer = edit_catalog(app.load().config, action)
     if as_json:
         print_json({"role": role, "versions": answer["versions"]})
     else:
@@ -65,6 +78,23 @@ def rotate(app: App, role: str, beside: tuple[Path, ...], as_json: bool) -> None
             click.echo(
                 "The new key is on this machine: `aibrother-node keys move-offline DIR` takes it where it belongs."
             )
+
+
+@keys.command()
+@_beside
+@data_option
+@json_option
+@pass_app
+def takeover(app: App, beside: tuple[Path, ...], as_json: bool) -> None:
+    """Make this the one node that signs: new keys of timestamp and snapshot. It takes the keys of root."""
+    from aibrother_tools.catalog_client import edit_catalog
+
+    answer = edit_catalog(app.load().config, {"do": "takeover", "beside": list(map(str, beside))})
+    if as_json:
+        print_json({"versions": answer["versions"]})
+        return
+    click.echo(f"this node signs from now on; signed: {_shown(answer['versions'])}")
+    click.echo("Set `signer = true` under [catalog] here, and `signer = false` on the node that signed before.")
 
 
 @keys.command()
