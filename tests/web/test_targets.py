@@ -13,10 +13,15 @@ from aibrother_node.errors import InvalidInput, NotFound
 from aibrother_node.web.targets import (
     BlobTarget,
     ChunksTarget,
+    DocumentTarget,
+    EntryTarget,
     HealthTarget,
+    MetadataTarget,
+    PartTarget,
     ReadyTarget,
     ServerTarget,
     Target,
+    TufTarget,
     parse_target,
 )
 
@@ -167,3 +172,60 @@ def test_what_a_client_escapes_comes_back(raw_digest: bytes, filename: str) -> N
     for escaped in (quote(filename, safe=""), quote_plus(filename)):
         for name in (str(digest), quote(str(digest), safe=""), f"sha256/{digest.hex}"):
             assert parse_target(f"/v1/blobs/{name}?filename={escaped}") == BlobTarget(digest, filename)
+
+
+@pytest.mark.parametrize(
+    ("raw", "target"),
+    [
+        ("/v1/catalog.json", DocumentTarget("models/catalog.json")),
+        ("/models/catalog.json", DocumentTarget("models/catalog.json")),
+        ("/catalog.json?x=1", DocumentTarget("models/catalog.json")),
+        ("/staging/catalog.json", DocumentTarget("staging/catalog.json")),
+        ("/fleet.json", DocumentTarget("fleet.json")),
+        ("/models/phi-2.releases.json", DocumentTarget("models/phi-2.releases.json")),
+        ("/models/phi-2-1.0-q4.gguf", PartTarget("models/phi-2-1.0-q4.gguf", "phi-2-1.0-q4.gguf")),
+        ("/staging/phi-2-1.0-q4.gguf", PartTarget("staging/phi-2-1.0-q4.gguf", "phi-2-1.0-q4.gguf")),
+        ("/models/phi-2-q4.gguf.json", EntryTarget("models/phi-2-q4.gguf")),
+        ("/metadata/timestamp.json", MetadataTarget("timestamp.json")),
+        ("/metadata/12.models-a.json", MetadataTarget("12.models-a.json")),
+        (f"/targets/{HEX}.fleet.json", TufTarget("", DIGEST, "fleet.json")),
+        (f"/targets/models/{HEX}.a-1-q.gguf", TufTarget("models", DIGEST, "a-1-q.gguf")),
+        (f"/targets/staging/{HEX}.catalog.json", TufTarget("staging", DIGEST, "catalog.json")),
+    ],
+)
+def test_names_of_the_catalog(raw: str, target: Target) -> None:
+    assert parse_target(raw) == target
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "/models/",
+        "/models/..",
+        "/models/.gguf",
+        "/models/A.gguf",
+        "/models/a%2Fb.gguf",
+        "/models/a/b.gguf",
+        "/models/..%2F..%2Fnode.key",
+        "/models/a.json",
+        "/staging/a.releases.json",
+        "/models/" + "a" * 260 + ".gguf",
+        "/metadata/root.json",
+        "/metadata/0.root.json",
+        "/metadata/1.root.json.bak",
+        "/metadata/../keys/keys.json",
+        "/metadata/1.%2e%2e.json",
+        "/metadata/snapshot.json",
+        f"/targets/{HEX}",
+        f"/targets/{HEX}.",
+        f"/targets/other/{HEX}.a",
+        f"/targets/models/{HEX.upper()}.a",
+        f"/targets/models/x/{HEX}.a",
+        "/targets/models/catalog.json",
+        "/catalog/metadata/timestamp.json",
+        "/keys/keys.json",
+    ],
+)
+def test_what_is_no_name_of_the_catalog(raw: str) -> None:
+    with pytest.raises(NotFound):
+        parse_target(raw)
