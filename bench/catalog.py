@@ -11,7 +11,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.catalog import editing
-from aibrother_node.catalog.desk import STABLE, STAGING, catalog, releases, utc_now
+from aibrother_node.catalog.desk import content_of, utc_now
 from aibrother_node.catalog.entries import Entry, Part
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.names import part_filename
@@ -81,12 +81,9 @@ def _fill(layout: Layout, size: int) -> None:
     disk = Disk()
     repository = Repository.open(layout.catalog, disk)
     keyring = KeyRing.load(layout.keys, disk)
-    content = editing.Content(
-        catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name)
-    )
     entries = [_entry(number) for number in range(size)]
     now = utc_now()
-    repository.commit(editing.publish(content, entries, "stable", now), keyring, now)
+    repository.commit(editing.publish(content_of(repository), entries, "stable", now), keyring, now)
 
 
 def _entry(number: int) -> Entry:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from aibrother_node.catalog.desk import STABLE, catalog, utc_now
 from aibrother_node.catalog.repository import Repository
+from aibrother_node.catalog.values import time_text
 from aibrother_node.errors import NodeError
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.store.blobs import BlobReader
@@ -36,7 +37,7 @@ def catalog_report(layout: Layout) -> dict[str, Any] | None:
     return {
         "version": document.version,
         "published": document.published,
-        "expires": expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "expires": time_text(expires),
         "stale": expires <= utc_now(),
     }
 

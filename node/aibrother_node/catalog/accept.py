@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from tuf.api.metadata import Root, Targets
 
 from aibrother_node.catalog.commit import Change, RoleFile, Signing, sign_role
+from aibrother_node.catalog.names import is_fixed
 from aibrother_node.catalog.roles import ceiling, check_target_path, delegator_of
 from aibrother_node.catalog.state import State, check_signed, parse, role_for
 from aibrother_node.content.digest import Digest
@@ -217,10 +218,7 @@ def _check_target(
 
 def _is_fixed(path: str, custom: Any) -> bool:
     """Whether a part's path has its version in it, so that it never means other bytes."""
-    if not isinstance(custom, dict):
-        return False
-    filename = path.rpartition("/")[2].removeprefix("mmproj-")  # a projector's, which is as fixed
-    return filename.startswith(f"{custom.get('name')}-{custom.get('version')}-{custom.get('variant')}")
+    return isinstance(custom, dict) and is_fixed(path, *(custom.get(key) for key in ("name", "version", "variant")))
 
 
 def _files_of(

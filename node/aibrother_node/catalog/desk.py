@@ -122,7 +122,7 @@ def follow(store: BlobStore, disk: Disk) -> bool:
         return False
     repository = Repository.open(store.layout.catalog, disk)
     rows = [_row(path, target) for path, target in repository.targets()]
-    store.put_catalog(state, rows, _yanked_rows(repository), whole=True)
+    store.put_catalog(state, rows, _yanked_rows(content_of(repository)), whole=True)
     _tell_workers(store.layout)
     return True
 
@@ -195,7 +195,7 @@ class Desk:
                     if not self._store.layout.blob(digest).exists():
                         raise NotFound(f"{part.filename}: {digest} is not stored here")
         repository = self._open()
-        edit = editing.publish(self._content(repository), entries, channel, now)
+        edit = editing.publish(content_of(repository), entries, channel, now)
         return self._commit(repository, edit, now)
 
     def promote(self, references: list[str], now: datetime) -> Done:
@@ -205,7 +205,7 @@ class Desk:
             VerificationFailed: a file is no GGUF by today's reader.
         """
         repository = self._open()
-        edit = editing.promote(self._content(repository), _references(references), now)
+        edit = editing.promote(content_of(repository), _references(references), now)
         for entry in edit.entries:
             for part in entry.files:
                 self._check_gguf(part.filename, part.sha256, part.size_bytes)
@@ -242,7 +242,7 @@ class Desk:
         except NodeError:
             ring.remove(role, [key.keyid for key in made or ()])
             raise
-        self._publish_index()
+        follow(self._store, self._disk)
         return Done((), {}, versions)
 
     def take_over(self, now: datetime, *, beside: Sequence[Path] = ()) -> Done:
@@ -255,7 +255,7 @@ class Desk:
             repository, ring = self._open(), self._keyring(beside)
             lost = any(key.missing is not None for key in ring.listed(role))
             versions |= repository.rotate(role, ring, now, lost=lost)
-        self._publish_index()
+        follow(self._store, self._disk)
         return Done((), {}, versions)
 
     def refresh(self, now: datetime, *, beside: Sequence[Path] = ()) -> Done:
@@ -263,7 +263,7 @@ class Desk:
         repository = self._open()
         refreshed = repository.refresh(self._keyring(beside), now)
         if refreshed.versions:
-            self._publish_index()
+            follow(self._store, self._disk)
         return Done((), {}, refreshed.versions)
 
     def collect_debris(self, now: datetime, grace: timedelta) -> int:
@@ -280,7 +280,7 @@ class Desk:
 
     def _simple(self, decide: Any, action: Mapping[str, Any], now: datetime, *arguments: Any) -> Done:
         repository = self._open()
-        edit = decide(self._content(repository), _references(action["references"]), *arguments, now)
+        edit = decide(content_of(repository), _references(action["references"]), *arguments, now)
         return self._commit(repository, edit, now)
 
     def _open(self) -> Repository:
@@ -288,11 +288,6 @@ class Desk:
 
     def _keyring(self, beside: Sequence[Path] = ()) -> KeyRing:
         return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase, beside=beside)
-
-    def _content(self, repository: Repository) -> editing.Content:
-        return editing.Content(
-            catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name)
-        )
 
     def _commit(self, repository: Repository, edit: editing.Edit, now: datetime) -> Done:
         before = {path: repository.target(path) for path in edit.targets}
@@ -306,12 +301,9 @@ class Desk:
             removed = [path for path, target in edit.targets.items() if target is None]
             state = state_name(self._store.layout)
             assert state is not None
-            self._store.put_catalog(state, changed, _yanked_rows(repository), removed=removed, whole=False)
+            self._store.put_catalog(state, changed, _yanked_rows(edit.content), removed=removed, whole=False)
             _tell_workers(self._store.layout)
         return Done(tuple(edit.entries), _told(edit, before), versions)
-
-    def _publish_index(self) -> None:
-        follow(self._store, self._disk)
 
     def _check_gguf(self, filename: str, digest: Digest, size: int) -> None:
         blob = self._store.open_blob(digest)
@@ -323,6 +315,13 @@ class Desk:
             raise VerificationFailed(f"{filename} is not promoted: {error}") from error
         finally:
             blob.close()
+
+
+def content_of(repository: Repository) -> editing.Content:
+    """What is published, as it is signed now."""
+    return editing.Content(
+        catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name)
+    )
 
 
 def catalog(repository: Repository, path: str) -> CatalogDocument:
@@ -385,19 +384,18 @@ def _row(path: str, target: TargetFile) -> TargetRow:
     return TargetRow(path, Digest.from_hex(target.hashes["sha256"]), target.length, *_release(target.custom))
 
 
-def _yanked_rows(repository: Repository) -> Iterator[YankedRow]:
+def _yanked_rows(content: editing.Content) -> Iterator[YankedRow]:
     """The paths that withdrawn releases had; where a moving name among them is a target again, that wins."""
-    known: dict[str, ReleasesDocument | None] = {}
-    for stone in catalog(repository, STABLE).yanked:
+    known: dict[str, ReleasesDocument] = {}
+    for stone in content.stable.yanked:
         if stone.name not in known:
-            known[stone.name] = releases(repository, stone.name)
-        document = known[stone.name]
-        for entry in () if document is None else document.releases:
+            known[stone.name] = content.releases(stone.name)
+        for entry in known[stone.name].releases:
             if entry.key == stone.key:
                 for part, moving in zip(entry.files, entry.moving_filenames(), strict=True):
                     yield YankedRow(f"models/{part.filename}", part.sha256, stone.reason)
                     yield YankedRow(f"models/{moving}", part.sha256, stone.reason)
-    for stone in catalog(repository, STAGING).yanked:
+    for stone in content.staging.yanked:
         if stone.sha256 is not None:  # the parts of a shard set aren't known any more
             yield YankedRow(f"staging/{part_filename(*stone.key)}", stone.sha256, stone.reason)
 

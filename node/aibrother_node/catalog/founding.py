@@ -52,10 +52,9 @@ def found_catalog(layout: Layout, disk: Disk, signing: Signing, node: FleetNode,
         keyring = KeyRing.load(signing.keys, disk, passphrase=signing.passphrase)
     else:
         keyring = KeyRing.generate(signing.keys, disk, passphrase=signing.passphrase)
-    published = now.strftime("%Y-%m-%dT%H:%M:%SZ")
     documents = {
-        "models/catalog.json": encode(CatalogDocument("stable", 1, published)),
-        "staging/catalog.json": encode(CatalogDocument("staging", 1, published)),
+        "models/catalog.json": encode(CatalogDocument.empty("stable", now)),
+        "staging/catalog.json": encode(CatalogDocument.empty("staging", now)),
         "fleet.json": encode(FleetDocument(1, (node,))),
     }
     targets = {path: _Target(Digest(hashlib.sha256(data).digest()), len(data)) for path, data in documents.items()}

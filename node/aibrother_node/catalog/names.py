@@ -98,6 +98,12 @@ def moving_projector_filename(name: str, variant: str) -> str:
     return f"{_PROJECTOR}{moving_filename(name, variant)}"
 
 
+def is_fixed(path: str, name: object, version: object, variant: object) -> bool:
+    """Whether a target path or file name has this release's version in it, so that it never means other bytes."""
+    filename = path.rpartition("/")[2].removeprefix(_PROJECTOR)  # a projector's is as fixed
+    return filename.startswith(f"{name}-{version}-{variant}")
+
+
 def _shard(number: int, of: int) -> str:
     if not 1 <= number <= of <= MAX_PARTS:
         raise InvalidInput(f"part {number} of {of}: a release has 1 to {MAX_PARTS} parts")

@@ -17,6 +17,7 @@ from tuf.api import exceptions as tuf
 from tuf.api.metadata import Metadata, Root, Snapshot, Targets, Timestamp
 from tuf.api.serialization import DeserializationError, SerializationError
 
+from aibrother_node.catalog.names import is_fixed
 from aibrother_node.errors import InvalidInput, VerificationFailed
 
 if TYPE_CHECKING:
@@ -299,11 +300,7 @@ def changed_content(old: Targets, new: Targets, role: str) -> TrustError | None:
 
 def _fixed(path: str, custom: object) -> bool:
     """Whether this is a part's name with its version in it, and not the moving one."""
-    if not isinstance(custom, dict):
-        return False
-    name, version, variant = (custom.get(key) for key in ("name", "version", "variant"))
-    filename = path.rpartition("/")[2].removeprefix("mmproj-")  # a projector's, which is as fixed
-    return filename.startswith(f"{name}-{version}-{variant}")
+    return isinstance(custom, dict) and is_fixed(path, *(custom.get(key) for key in ("name", "version", "variant")))
 
 
 def _signed(data: bytes) -> Any:

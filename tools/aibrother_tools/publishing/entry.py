@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from aibrother_node.catalog.entries import Entry, Part
 from aibrother_node.catalog.names import part_filename, projector_filename
+from aibrother_node.catalog.values import time_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,7 +31,7 @@ def entry_of(draft: Draft, stored: Sequence[StoredFile], now: datetime) -> Entry
     fields = draft.fields
     return Entry(
         *key,
-        processed_date=now.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        processed_date=time_text(now),
         parts=parts,
         gguf=draft.gguf,
         projector=projector,

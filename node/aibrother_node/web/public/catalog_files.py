@@ -13,6 +13,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from aibrother_node.catalog.names import is_fixed
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import Gone, NotFound
 from aibrother_node.store.index import IndexReader
@@ -38,7 +39,6 @@ TIMESTAMP: Final = "public, max-age=10"
 MAX_FILE: Final = 256 << 20
 """Bytes of a document or metadata file that is read into memory; what was verified is far below."""
 
-_PROJECTOR: Final = "mmproj-"
 _NAMES: Final = 4096
 _CODED_BYTES: Final = 64 << 20
 
@@ -90,7 +90,7 @@ class CatalogFiles:
             row.sha256,
             row.size,
             filename=target.filename,
-            cache_control=BRIEF if _is_moving(row, target.filename) else IMMUTABLE,
+            cache_control=IMMUTABLE if is_fixed(row.path, row.name, row.version, row.variant) else BRIEF,
             headers=(digest_header(row.sha256),),
         )
         part = Part(row.sha256, representation)
@@ -203,11 +203,6 @@ class CatalogFiles:
             while self._coded_bytes > _CODED_BYTES:
                 self._coded_bytes -= len(self._coded.popitem(last=False)[1])
         return coded
-
-
-def _is_moving(row: TargetRow, filename: str) -> bool:
-    """Whether a name follows the newest version, and so may mean other bytes tomorrow."""
-    return not filename.removeprefix(_PROJECTOR).startswith(f"{row.name}-{row.version}-{row.variant}")
 
 
 def _exact(data: bytes, cache_control: str) -> Representation:
