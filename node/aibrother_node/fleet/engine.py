@@ -5,7 +5,7 @@ The law:
 1. A node tells of itself in a record, which it signs again when something changes and at least once a refresh interval.
    Records travel as the bytes that were signed (record.py); which of two counts is a join (table.py).
 2. Once an interval a node asks a few members, chosen at random, and exchanges with each what one has and the other
-   lacks: its digest goes out (`syn`), records and the names of those that are asked for come back (`ack`), and those are
+   lacks: its digest goes out (`syn`), records and the names of those that are wanted come back (`ack`), and those are
    sent (`push`). So news reaches n nodes in O(log n) rounds, and what is lost is made up for by the next exchange.
 3. A frame is bounded. What doesn't fit is said in a later round: newest records first, digests by turns.
 4. Only members are listened to, and each is believed about itself alone. Everybody else's records, and records that are
@@ -214,7 +214,8 @@ class Engine:
             What is to be sent after it, if anything.
 
         Raises:
-            NotAMember: it isn't from who was asked. InvalidInput, Refused: it is no answer. The contact has failed then.
+            NotAMember: it isn't from who was asked.
+            InvalidInput, Refused: it is no answer. In either case the contact has failed.
         """
         try:
             message = self._open(frame, now)
@@ -373,9 +374,8 @@ class Engine:
         return urls[self._peers[node].url_number % len(urls)] if urls else None
 
     def _to_seeds(self, now: float) -> list[Contact]:
-        known = {
-            url for node in self._peers for url in PeerState(self._members[node], self._table.get(node), "").gossip_urls
-        }
+        states = (PeerState(self._members[node], self._table.get(node), "") for node in self._peers)
+        known = {url for state in states for url in state.gossip_urls}
         asked = []
         for url, seed in self._seeds.items():
             if url in known or seed.node in self._members or now < seed.peering.next_try:

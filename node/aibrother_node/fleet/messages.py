@@ -1,13 +1,13 @@
 """What two nodes say to each other about the fleet: one frame asks, one answers.
 
 A frame is `"AG" ‖ 1 ‖ flags ‖ sender (32) ‖ signature (64) ‖ body`, the body a msgpack map, zstd-compressed where flag
-1 is set. The signature covers everything but itself, as it is sent: nothing is unpacked for a stranger. The body says to
-whom it speaks (`to`), when (`at`, milliseconds since 1970), with a nonce that is used once, and an answer the nonce that
-it answers (`re`); so a frame means something to one node, for a few minutes, once.
+1 is set. The signature covers everything but itself, as it is sent: nothing is unpacked for a stranger. The body says
+to whom it speaks (`to`), when (`at`, milliseconds since 1970), with a nonce that is used once, and an answer says which
+nonce it answers (`re`); so a frame means something to one node, for a few minutes, once.
 
 Kinds: `syn` (what I know, in 24 bytes a record) is answered by `ack` (records that you lack, names that I lack), that
-perhaps by `push` (the records asked for), which is answered by `done`. `who` asks whoever is behind a URL for its id and
-is answered by `id`. `no` refuses and says why. Members that are unknown are ignored; `speaks` lists the versions.
+perhaps by `push` (the records asked for), which is answered by `done`. `who` asks whoever is behind a URL for its id
+and is answered by `id`. `no` refuses and says why. Members that are unknown are ignored; `speaks` lists the versions.
 """
 
 from __future__ import annotations

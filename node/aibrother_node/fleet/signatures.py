@@ -1,4 +1,4 @@
-"""Signing and checking as the fleet's protocols need it: a seam, so that a simulation of a thousand nodes can be quick."""
+"""Signing and checking as the fleet's protocols need them: a seam, so that a thousand simulated nodes are quick."""
 
 from __future__ import annotations
 
