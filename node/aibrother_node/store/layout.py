@@ -83,6 +83,14 @@ class Layout:
         return self.run / "generation"
 
     @property
+    def fleet_view(self) -> Path:
+        return self.run / "fleet.sqlite3"
+
+    @property
+    def fleet_generation(self) -> Path:
+        return self.run / "fleet.generation"
+
+    @property
     def index(self) -> Path:
         return self.root / "index.sqlite3"
 
