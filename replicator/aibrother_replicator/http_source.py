@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import ipaddress
 import re
 import socket
 import ssl
@@ -19,10 +18,11 @@ from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Self
 from urllib.parse import SplitResult, unquote, urljoin, urlsplit
-from urllib.request import getproxies, proxy_bypass
+from urllib.request import getproxies
 
 from aibrother_node.content.chunks import MAX_MANIFEST_BYTES
 from aibrother_node.errors import InvalidInput
+from aibrother_node.proxies import proxy_for
 from aibrother_replicator.http_body import Body, SourceError, Timeouts, unreachable
 from aibrother_replicator.schedule import Fault
 
@@ -91,14 +91,7 @@ class HttpSource:
 
     def proxy_for(self, url: SplitResult) -> SplitResult | None:
         """The proxy that the environment names for a URL; never one for loopback."""
-        host = url.hostname or ""
-        proxy = self._proxies.get(url.scheme) or self._proxies.get("all")
-        if not proxy or _is_loopback(host) or proxy_bypass(url.netloc.rpartition("@")[2]):
-            return None
-        parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
-        if parts.scheme != "http" or not parts.hostname:
-            raise InvalidInput(f"only http:// proxies are supported, not {parts.scheme}://{parts.hostname}")
-        return parts
+        return proxy_for(url, self._proxies)
 
     def headers(self) -> dict[str, str]:
         """What every request carries."""
@@ -337,15 +330,6 @@ def _split(url: str) -> SplitResult:
     if not re.fullmatch(r"[\x21-\x7e]+", url):
         raise InvalidInput(f"a URL has printable ASCII only: {url[:200]!r}")
     return parts
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:

@@ -1,0 +1,42 @@
+"""Which proxy leads to a URL, by the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY); to loopback never one."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import TYPE_CHECKING
+from urllib.parse import SplitResult, urlsplit
+from urllib.request import proxy_bypass
+
+from aibrother_node.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def proxy_for(url: SplitResult, proxies: Mapping[str, str]) -> SplitResult | None:
+    """The proxy to use, if any.
+
+    Args:
+        url: where to.
+        proxies: as `urllib.request.getproxies` gives them.
+
+    Raises:
+        InvalidInput: it isn't spoken to in plain HTTP.
+    """
+    proxy = proxies.get(url.scheme) or proxies.get("all")
+    if not proxy or is_loopback(url.hostname or "") or proxy_bypass(url.netloc.rpartition("@")[2]):
+        return None
+    parts = urlsplit(proxy if "://" in proxy else f"http://{proxy}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise InvalidInput(f"only http:// proxies are supported, not {parts.scheme}://{parts.hostname}")
+    return parts
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
