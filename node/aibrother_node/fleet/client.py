@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 from urllib.request import getproxies
@@ -100,7 +99,7 @@ class FleetClient:
                     if not more:
                         break
                     body += more
-        except (aiohttp.ClientError, OSError, asyncio.TimeoutError, ValueError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, ValueError) as error:
             raise Temporary(f"{url}: {str(error) or type(error).__name__}") from error
         if len(body) > most:
             raise InvalidInput(f"{url}: more than {most} bytes")

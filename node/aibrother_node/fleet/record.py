@@ -44,6 +44,7 @@ class Description:
         region: where it stands.
         state: `up`, `draining` (finishes what it serves) or `leaving` (about to end).
         catalog: which catalog it serves; (0, 0) for none.
+        published: the version of that catalog's stable document, which is what people see; 0 for none.
         inventory: the hash of its inventory.
         blobs: complete blobs.
         load: 0 to 10.
@@ -56,6 +57,7 @@ class Description:
     region: str | None = None
     state: str = "up"
     catalog: CatalogVersion = (0, 0)
+    published: int = 0
     inventory: bytes = _ZERO
     blobs: int = 0
     load: int = 0
@@ -152,6 +154,7 @@ def _encode(record: Record) -> bytes:
         "region": says.region,
         "state": says.state,
         "catalog": list(says.catalog),
+        "published": says.published,
         "inventory": says.inventory,
         "blobs": says.blobs,
         "load": says.load,
@@ -180,6 +183,7 @@ def _decode(payload: bytes) -> Record:
         region=_text(fields.get("region"), 64),
         state=state if state in STATES else "leaving",  # a state of a later release: nobody is sent there
         catalog=(number(catalog[0], "catalog"), number(catalog[1], "catalog")),
+        published=number(fields.get("published", 0), "published", (1 << 53) - 1),
         inventory=inventory,
         blobs=number(fields.get("blobs"), "blobs"),
         load=min(number(fields.get("load"), "load"), LOADS),
