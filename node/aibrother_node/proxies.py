@@ -1,4 +1,4 @@
-"""Which proxy leads to a URL, by the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY); to loopback none does."""
+"""Which proxy leads to a URL, by the environment (HTTPS_PROXY, HTTP_PROXY, ALL_PROXY, NO_PROXY): to loopback none."""
 
 from __future__ import annotations
 
