@@ -6,6 +6,7 @@ Whoever isn't one gets 401 on every path, before anything is looked up. Gossip's
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Final, Protocol
 
