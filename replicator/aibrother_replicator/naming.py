@@ -6,6 +6,7 @@ is returned was signed; the sources only carried it.
 
 from __future__ import annotations
 
+import threading
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -69,17 +70,42 @@ class Named:
 
 
 @contextmanager
-def fetcher(url: str, context: ssl.SSLContext | None = None) -> Iterator[Fetch]:
-    """A node as a source of catalog files, for one thread; its connection ends with the block."""
-    with closing(HttpSource(url, context=context).connect()) as line:
+def fetcher(url: str, context: ssl.SSLContext | None = None, *, patience: float | None = None) -> Iterator[Fetch]:
+    """A node as a source of catalog files, for one thread; its connection ends with the block.
+
+    Args:
+        url: of its public plane.
+        context: for https.
+        patience: seconds from the first request after which the source is given up, however far it has come; None
+            leaves it at the time-outs of a single answer.
+    """
+    with closing(HttpSource(url, context=context).connect()) as line, _cut_after(patience, line.abort) as start:
 
         def fetch(path: str, max_length: int) -> bytes:
+            start()
             try:
                 return line.file(path, max_length)
             except SourceError as error:
                 raise _ERRORS.get(error.fault, Refused)(str(error)) from error
 
         yield fetch
+
+
+@contextmanager
+def _cut_after(patience: float | None, cut: Callable[[], None]) -> Iterator[Callable[[], None]]:
+    """Yield what starts the clock; it runs out once."""
+    timer = None if patience is None else threading.Timer(patience, cut)
+
+    def start() -> None:
+        if timer is not None and timer.ident is None:
+            timer.daemon = True
+            timer.start()
+
+    try:
+        yield start
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 def resolve(
