@@ -82,6 +82,7 @@ class PublicSection(Section):
     cors_origins: Annotated[tuple[str, ...], BeforeValidator(check_cors_origins), ListKey()] = ("*",)
     on_miss: Literal["fill", "redirect", "404"] = "fill"
     redirect: Literal["never", "nearest"] = "never"
+    geoip_database: OptionalPath = None
     congestion_control: Annotated[str, BeforeValidator(check_congestion_control)] = ""
 
     @field_validator("workers", mode="before")

@@ -2,7 +2,7 @@
 
 In this order:
 
-1. who has all of a blob before who has a part of it, however near: every client can use a whole copy, few a partial one;
+1. who has all of a blob before who has a part of it, however near: every client can use a whole copy, few a part;
 2. the client's own country before others: the way inside a country is the one that is seldom cut or metered;
 3. the shorter distance over ground. Where a place has no coordinates, the same region counts as `REGION_KM`, anything
    else as farther than every known distance;
@@ -135,5 +135,5 @@ def _counts_as(place: Place, mirror: Mirror) -> float:
 
 
 def _load_step(load: float) -> int:
-    # what a record says may be anything; not a number counts as full
-    return int(min(max(load, 0.0), 1.0) * _LOAD_STEPS) if load == load else _LOAD_STEPS  # noqa: PLR0124
+    # what a record says may be anything; what is no number counts as full
+    return _LOAD_STEPS if math.isnan(load) else int(min(max(load, 0.0), 1.0) * _LOAD_STEPS)

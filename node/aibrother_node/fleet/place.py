@@ -1,13 +1,14 @@
 """Where a client is: by a database of places, by the word of trusted proxies, else where this node is.
 
-What a header says counts only when a trusted proxy wrote it: the request came from one, and each further hop is believed
-only as far as the one before it is trusted. Everything here takes hostile input and answers "not known" to it.
+What a header says counts only when a trusted proxy wrote it: the request came from one, and each further hop is
+believed only as far as the one before it is trusted. Everything here takes hostile input and answers "not known" to it.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+import threading
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from itertools import islice
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
@@ -96,6 +97,7 @@ class PlaceDatabase:
     """
 
     def __init__(self, path: Path) -> None:
+        self._lock = threading.Lock()
         try:
             self._reader = maxminddb.open_database(path, maxminddb.MODE_FILE)
         except OSError as error:
@@ -113,7 +115,8 @@ class PlaceDatabase:
     def place(self, address: Address) -> Place | None:
         """Where an address is; None where that isn't known, or the database can't say. Blocks: it reads the file."""
         try:
-            record = self._reader.get(address)
+            with self._lock:
+                record = self._reader.get(address)
         except Exception:  # a damaged record, an IPv6 address in a database of IPv4: no reason to fail a request
             return None
         if not isinstance(record, dict):
@@ -128,35 +131,23 @@ class PlaceDatabase:
         return Place(country, latitude, longitude)
 
     def close(self) -> None:
-        """Let go of the file; who looks something up meanwhile is told "not known"."""
-        self._reader.close()
+        """Let go of the file; who looks something up from now on is told "not known"."""
+        with self._lock:  # not while a lookup reads: the descriptor's number may be another file's next
+            self._reader.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Places:
-    """Says where clients are.
+def locate(address: Address | None, country: str | None, database: PlaceDatabase | None) -> Place | None:
+    """Where a client is, None where nothing is known of it. Blocks where there is a database.
 
-    Attributes:
-        own: where this node is: where clients of whom nothing is known are taken to be.
+    Args:
+        address: the client's, None if it isn't known.
+        country: what a trusted proxy says; it counts only where the database knows no country.
         database: None where none is configured.
     """
-
-    own: Place = Place()
-    database: PlaceDatabase | None = None
-
-    def of(self, address: Address | None, country: str | None) -> Place:
-        """Where a client is. Blocks where there is a database.
-
-        Args:
-            address: the client's, None if it isn't known.
-            country: what a trusted proxy says, asked only where the database knows no country.
-        """
-        found = None
-        if self.database is not None and address is not None:
-            found = self.database.place(address)
-        if found is None:
-            return Place(country) if country is not None else replace(self.own, assumed=True)
-        return found if found.country is not None else replace(found, country=country)
+    found = None if database is None or address is None else database.place(address)
+    if found is None:
+        return None if country is None else Place(country)
+    return found if found.country is not None else replace(found, country=country)
 
 
 def _hops_from_the_right(lines: Sequence[str]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Final, TypeAlias
+from urllib.parse import unquote
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound
@@ -18,6 +19,12 @@ MAX_TARGET: Final = 8192
 
 MAX_QUERY: Final = 2048
 """Characters of its query."""
+
+METALINK: Final = ".meta4"
+"""What a path ends in that asks for a Metalink instead of the file (RFC 5854, appendix A)."""
+
+VIA: Final = "via"
+"""The parameter with which a node marks where it sends a client: who carries it is not sent on."""
 
 # Nearly all requests; this only leaves out work that the rest of the module would do to the same end.
 _PLAIN_BLOB: Final = re.compile(r"/v1/blobs/sha256[:/]([0-9a-f]{64})")
@@ -89,6 +96,20 @@ class EntryTarget:
 
 
 @dataclass(frozen=True, slots=True)
+class MetalinkTarget:
+    """`<part>.meta4`, `<blob>.meta4`: where a file can be had, and its hashes (RFC 5854)."""
+
+    file: PartTarget | BlobTarget
+
+
+@dataclass(frozen=True, slots=True)
+class MirrorsTarget:
+    """`/v1/mirrors`: who has a blob."""
+
+    digest: Digest
+
+
+@dataclass(frozen=True, slots=True)
 class MetadataTarget:
     """`/metadata/…`: one file of TUF metadata."""
 
@@ -117,6 +138,8 @@ Target: TypeAlias = (
     | EntryTarget
     | HealthTarget
     | MetadataTarget
+    | MetalinkTarget
+    | MirrorsTarget
     | PartTarget
     | ReadyTarget
     | ServerTarget
@@ -148,14 +171,25 @@ def parse_target(raw_target: str) -> Target:
     if len(query) > MAX_QUERY:
         raise InvalidInput(f"a query has at most {MAX_QUERY} characters")
     match [_decode(segment) for segment in path.split("/")]:
+        case ["", "v1", "blobs", "sha256", name] if name.endswith(METALINK):
+            digest = Digest.from_hex(name.removesuffix(METALINK))
+            return MetalinkTarget(BlobTarget(digest, _parameter(query, "filename")))
+        case ["", "v1", "blobs", name] if name.endswith(METALINK):
+            digest = Digest.parse(name.removesuffix(METALINK))
+            return MetalinkTarget(BlobTarget(digest, _parameter(query, "filename")))
         case ["", "v1", "blobs", "sha256", hex_digits]:
             return BlobTarget(Digest.from_hex(hex_digits), _parameter(query, "filename"))
-        case ["", "v1", "blobs", digest] if digest:
-            return BlobTarget(Digest.parse(digest), _parameter(query, "filename"))
+        case ["", "v1", "blobs", name] if name:
+            return BlobTarget(Digest.parse(name), _parameter(query, "filename"))
         case ["", "v1", "chunks", "sha256", hex_digits]:
             return ChunksTarget(Digest.from_hex(hex_digits), _manifest(query))
-        case ["", "v1", "chunks", digest] if digest:
-            return ChunksTarget(Digest.parse(digest), _manifest(query))
+        case ["", "v1", "chunks", name] if name:
+            return ChunksTarget(Digest.parse(name), _manifest(query))
+        case ["", "v1", "mirrors"]:
+            wanted = _parameter(query, "digest")
+            if wanted is None:
+                raise InvalidInput("say which blob: ?digest=sha256:<64 hex digits>")
+            return MirrorsTarget(Digest.parse(wanted))
         case ["", "healthz"]:
             return HealthTarget()
         case ["", "readyz"]:
@@ -163,6 +197,12 @@ def parse_target(raw_target: str) -> Target:
         case ["", *catalog]:
             return _catalog_target(catalog)
     raise NotFound(_NOTHING)
+
+
+def carries_via(raw_target: str) -> bool:
+    """Whether a request was sent here by another node: its query has a `via`, whatever the value."""
+    _, _, query = raw_target.partition("?")
+    return any(unquote(pair.partition("=")[0]) == VIA for pair in query.split("&")) if query else False
 
 
 def _catalog_target(segments: list[str]) -> Target:
@@ -181,6 +221,9 @@ def _catalog_target(segments: list[str]) -> Target:
                 return PartTarget(f"{folder}/{name}", name)
             if name.endswith(".gguf.json"):
                 return EntryTarget(f"{folder}/{name.removesuffix('.json')}")
+            if name.endswith(f".gguf{METALINK}"):
+                part = name.removesuffix(METALINK)
+                return MetalinkTarget(PartTarget(f"{folder}/{part}", part))
         case ["metadata", name] if _METADATA.fullmatch(name):
             return MetadataTarget(name)
         case ["targets", name] if target := _TUF_TARGET.fullmatch(name):

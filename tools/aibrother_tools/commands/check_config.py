@@ -14,11 +14,13 @@ from aibrother_tools.app import App, data_option, json_option, pass_app, print_j
 def check_config(app: App, as_json: bool) -> int:
     """Check the configuration; name file, key and reason of each fault."""
     from aibrother_node.errors import ConfigurationError
+    from aibrother_tools.serve.places import check_places
     from aibrother_tools.serve.tls import make_context
 
     try:
         loaded = app.load()
         make_context(loaded.config.public)
+        check_places(loaded.config.public)
     except ConfigurationError as error:
         if not as_json:
             raise

@@ -12,6 +12,7 @@ from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_tools.serve.logs import set_up_logging
 from aibrother_tools.serve.notify import Notifier
+from aibrother_tools.serve.places import check_places
 from aibrother_tools.serve.sockets import bind_all, passed_by_parent, reachable_url
 from aibrother_tools.serve.supervisor import Supervisor
 from aibrother_tools.serve.tls import make_context
@@ -40,7 +41,7 @@ def serve(config: NodeConfig, *, reload: Callable[[], NodeConfig], say: Callable
     Raises:
         NotFound: there is no data directory, or no key in it.
         Temporary: another process is using the directory.
-        ConfigurationError: the certificate can't be used.
+        ConfigurationError: the certificate or the database of places can't be used.
         BindError: an address can't be listened on.
     """
     set_up_logging(config.log, "supervisor")
@@ -48,6 +49,7 @@ def serve(config: NodeConfig, *, reload: Callable[[], NodeConfig], say: Callable
     layout.check_version()
     node_id = NodeKey.load(layout.node_key).id
     make_context(config.public)
+    check_places(config.public)
     try:
         lock = DirectoryLock.take(layout.root, _LOCK_PATIENCE)
     except Temporary:

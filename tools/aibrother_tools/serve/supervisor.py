@@ -23,6 +23,7 @@ from aibrother_node.config import NodeConfig, reloadable_changes
 from aibrother_node.errors import ConfigurationError
 from aibrother_tools.serve.channel import Channel
 from aibrother_tools.serve.logs import set_up_logging
+from aibrother_tools.serve.places import check_places
 from aibrother_tools.serve.tls import make_context
 
 if TYPE_CHECKING:
@@ -260,6 +261,7 @@ class Supervisor:
         try:
             fresh = self._reload()
             make_context(fresh.public)
+            check_places(fresh.public)
         except ConfigurationError as error:
             for fault in error.faults:
                 _LOG.error("reload: %s; the node goes on as it was", fault)
@@ -285,7 +287,7 @@ class Supervisor:
         for child in self._children:
             if child.channel is not None:
                 child.channel.send(config=self._config.model_dump_json())
-        _LOG.info("reload: %s", ", ".join(changed) or "nothing changed but perhaps the certificate")
+        _LOG.info("reload: %s", ", ".join(changed) or "nothing changed but perhaps the content of files")
         self._notifier.ready("reloaded")
 
     @staticmethod

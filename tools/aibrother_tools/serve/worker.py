@@ -13,14 +13,18 @@ from typing import TYPE_CHECKING, Final
 
 from aibrother_node.catalog.desk import timestamp_expires, utc_now
 from aibrother_node.errors import ConfigurationError
+from aibrother_node.fleet.identity import NodeKey
+from aibrother_node.fleet.nearest import Place
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.layout import Layout
 from aibrother_node.web.control.local_socket import LocalSocket
+from aibrother_node.web.public.fleet_sight import MirrorSettings
 from aibrother_node.web.public.handler import Check, PublicPlane, Settings
 from aibrother_node.web.public.sender import Sends
 from aibrother_node.web.public.server import PublicServer
 from aibrother_tools.serve.child import every, run_child
 from aibrother_tools.serve.logs import AccessLog
+from aibrother_tools.serve.places import open_places
 from aibrother_tools.serve.sockets import BACKLOG
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
     from aibrother_node.content.digest import Digest
 
 _SWEEP: Final = 1.0  # seconds between looks for connections that take too long
+_LOOK: Final = 1.0  # seconds between looks at what control says of the fleet
 _CONTROL_PATIENCE: Final = 0.5
 _OTHER_DESCRIPTORS: Final = 640  # cached blobs, sockets, the log
 _LOG: Final = logging.getLogger(__name__)
@@ -63,12 +68,14 @@ class Worker:
         self._plane = PublicPlane(
             BlobReader(self._layout),
             self._sends,
-            _settings(config),
+            await asyncio.to_thread(self._settings, config),
             checks=(self._store_check, self._control_check, self._catalog_check),
         )
         self._server = PublicServer(self._plane, _fitting(config.limits))
         self._set_access_log(config.log.access_log)
         self._tasks.append(asyncio.create_task(every(_SWEEP, self._sweep), name="sweep"))
+        await self._plane.sight.refresh()
+        self._tasks.append(asyncio.create_task(every(_LOOK, self._plane.sight.refresh), name="look at the fleet"))
         loop = asyncio.get_running_loop()
         for sock in self._sockets:
             self._listeners.append(
@@ -82,12 +89,12 @@ class Worker:
             )
 
     async def reload(self, config: NodeConfig) -> None:
-        """Take over certificate, limits, origins and logs."""
+        """Take over certificate, limits, origins, what concerns mirrors, and logs."""
         if self._context is not None and config.public.tls_certificate is not None:
             await asyncio.to_thread(renew_certificate, self._context, config.public)
         elif (self._context is None) != (config.public.tls_certificate is None):
             raise ConfigurationError(["public.tls_certificate: TLS is switched on or off by a restart only"])
-        self._plane.settings = _settings(config)
+        self._plane.configure(await asyncio.to_thread(self._settings, config))
         self._server.limits = _fitting(config.limits)
         self._sends.stall_timeout = config.limits.send_timeout
         self._set_access_log(config.log.access_log)
@@ -102,6 +109,25 @@ class Worker:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._plane.sight.close()
+
+    def _settings(self, config: NodeConfig) -> Settings:
+        """What the plane's answers depend on. Blocks: the node's key and the database of places are read."""
+        node, public = config.node, config.public
+        return Settings(
+            cors_origins=public.cors_origins,
+            max_ranges=config.limits.max_ranges,
+            max_manifest=config.store.max_manifest,
+            mirrors=MirrorSettings(
+                node_id=NodeKey.load(self._layout.node_key).id,
+                public_url=node.public_url,
+                place=Place(None, node.latitude, node.longitude, node.region or None),
+                trusted_proxies=public.trusted_proxies,
+                database=open_places(public),
+                on_miss=public.on_miss,
+                redirect=public.redirect,
+            ),
+        )
 
     def _set_access_log(self, destination: str) -> None:
         if self._access_log_task is not None:
@@ -164,14 +190,6 @@ def _fitting(limits: LimitsSection) -> LimitsSection:
         return limits
     _LOG.info("limits.max_connections: %d descriptors are enough for %d connections", descriptors, room)
     return limits.model_copy(update={"max_connections": room})
-
-
-def _settings(config: NodeConfig) -> Settings:
-    return Settings(
-        cors_origins=config.public.cors_origins,
-        max_ranges=config.limits.max_ranges,
-        max_manifest=config.store.max_manifest,
-    )
 
 
 def main() -> None:

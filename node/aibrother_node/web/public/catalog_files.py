@@ -11,11 +11,13 @@ import json
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final, cast
 
+from aibrother_node.catalog.entries import decode_fleet
 from aibrother_node.catalog.names import is_fixed
+from aibrother_node.catalog.targets import FLEET_PATH
 from aibrother_node.content.digest import Digest
-from aibrother_node.errors import Gone, NotFound
+from aibrother_node.errors import Gone, InvalidInput, NotFound
 from aibrother_node.store.index import IndexReader
 from aibrother_node.web.answer import (
     BRIEF,
@@ -30,6 +32,7 @@ from aibrother_node.web.coding import WORTH_CODING, choose_coding, encode
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from aibrother_node.catalog.entries import FleetNode
     from aibrother_node.store.index import TargetRow
     from aibrother_node.store.layout import Layout
     from aibrother_node.web.coding import Coding
@@ -111,6 +114,32 @@ class CatalogFiles:
         row = self._index.target_of(digest)
         return None if row is None else row.manifest
 
+    def filename_in_catalog(self, digest: Digest) -> str | None:
+        """A name that the catalog has for a part's blob."""
+        row = self._index.target_of(digest)
+        return None if row is None or row.name is None else row.path.rpartition("/")[2]
+
+    def pieces_in_catalog(self, digest: Digest) -> Digest | None:
+        """The `fixed/1` manifest that the catalog names for a part's blob."""
+        row = self._index.target_of(digest)
+        if row is None or row.name is None:
+            return None
+        entry = self._entry_of(row)
+        files = [*entry["parts"], *([entry["projector"]] if entry.get("projector") else [])]
+        named = next((file["pieces"] for file in files if file["sha256"] == digest.hex), None)
+        return None if named is None else Digest.parse(named)
+
+    def fleet_node(self, node_id: str) -> FleetNode | None:
+        """What the catalog says of a node of the fleet; None where it has none of this id, or can't be read."""
+        row = self._index.target(FLEET_PATH)
+        if row is None:
+            return None
+        try:
+            fleet = decode_fleet(_read(self._targets / f"{row.sha256.hex}.{FLEET_PATH}"))
+        except (NotFound, InvalidInput):
+            return None
+        return next((node for node in fleet.nodes if node.id == node_id), None)
+
     def withdrawn(self, digest: Digest) -> str | None:
         """Why a blob is not served though it may be here; None where it is."""
         return self._index.yanked_blob(digest)
@@ -176,7 +205,7 @@ class CatalogFiles:
             raise Gone(reason)
         raise NotFound("there is no such part in the catalog")
 
-    def _entry_of(self, row: TargetRow) -> object:
+    def _entry_of(self, row: TargetRow) -> dict[str, Any]:
         folder = row.path.partition("/")[0]
         path = "staging/catalog.json" if folder == "staging" else f"models/{row.name}.releases.json"
         document = self._index.target(path)
@@ -185,7 +214,7 @@ class CatalogFiles:
             found = json.loads(_read(self._targets / folder / f"{document.sha256.hex}.{basename}"))
             for entry in found.get("releases") or found.get("models") or ():
                 if (entry["name"], entry["version"], entry["variant"]) == (row.name, row.version, row.variant):
-                    return entry
+                    return cast("dict[str, Any]", entry)
         raise NotFound("there is no such entry in the catalog")
 
     def _encoded(self, digest: Digest, data: bytes, coding: Coding) -> bytes:

@@ -7,6 +7,7 @@ import json
 import logging
 import secrets
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 from aibrother_node.errors import Gone, NodeError, NotFound
@@ -24,6 +25,8 @@ from aibrother_node.web.cors import cors_headers, preflight
 from aibrother_node.web.errors import answer_error, method_not_allowed, retry_after
 from aibrother_node.web.public.blob_cache import BlobCache, CachedBlob
 from aibrother_node.web.public.catalog_files import CatalogFiles
+from aibrother_node.web.public.fleet_sight import FleetSight, MirrorSettings
+from aibrother_node.web.public.mirrors import Mirrors, only_if_cached, redirection
 from aibrother_node.web.public.outgoing import Outgoing
 from aibrother_node.web.targets import (
     BlobTarget,
@@ -32,6 +35,8 @@ from aibrother_node.web.targets import (
     EntryTarget,
     HealthTarget,
     MetadataTarget,
+    MetalinkTarget,
+    MirrorsTarget,
     PartTarget,
     ReadyTarget,
     ServerTarget,
@@ -44,6 +49,8 @@ if TYPE_CHECKING:
 
     from aibrother_node.content.digest import Digest
     from aibrother_node.store.blobs import BlobReader, OpenBlob
+    from aibrother_node.web.answer import Header
+    from aibrother_node.web.public.catalog_files import Part
     from aibrother_node.web.public.request import Request
     from aibrother_node.web.public.sender import Sends
 
@@ -58,12 +65,14 @@ class Settings:
         cors_origins: who may read from a script.
         max_ranges: ranges in one request.
         max_manifest: bytes above which a blob isn't taken for a manifest.
+        mirrors: of the fleet and of clients; `PublicPlane.configure` changes it.
         draining: the process is about to end: not ready, connections are not kept.
     """
 
     cors_origins: tuple[str, ...] = ("*",)
     max_ranges: int = 16
     max_manifest: int = 64 << 20
+    mirrors: MirrorSettings = field(default_factory=MirrorSettings)
     draining: bool = False
 
 
@@ -84,11 +93,12 @@ class PublicPlane:
     Attributes:
         reader: the blobs.
         sends: the sender.
-        settings: what a reload changes.
+        settings: what a reload changes, by `configure`.
         checks: what `/readyz` asks.
         report: called after each answer with (request, status, body bytes promised, whether all were sent).
         cache: open blobs.
         catalog: names, documents and metadata.
+        sight: the fleet; it wants a `refresh` each second.
     """
 
     reader: BlobReader
@@ -98,14 +108,23 @@ class PublicPlane:
     report: Callable[[Request, int, int, bool], None] | None = None
     cache: BlobCache = field(default_factory=BlobCache)
     catalog: CatalogFiles = field(init=False)
+    sight: FleetSight = field(init=False)
 
+    _mirrors: Mirrors = field(init=False)
     _generation: Generation = field(init=False)
     _seen: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         self.catalog = CatalogFiles(self.reader.layout)
+        self.sight = FleetSight(self.reader.layout, self.catalog, self.settings.mirrors)
+        self._mirrors = Mirrors(self.reader, self.catalog, self.sight)
         self._generation = Generation(self.reader.layout.generation)
         self._seen = self._generation.now()
+
+    def configure(self, settings: Settings) -> None:
+        """Take over changed settings."""
+        self.settings = settings
+        self.sight.configure(settings.mirrors)
 
     def _forget_what_changed(self) -> None:
         """What was looked up under another catalog may be withdrawn by now."""
@@ -128,7 +147,7 @@ class PublicPlane:
             self._forget_what_changed()
             match target:
                 case BlobTarget():
-                    entry = self.cache.get(target.digest)
+                    entry = None if self._mirrors.may_send_on(request) else self.cache.get(target.digest)
                     if entry is None:
                         return self._later(request, self._open_blob(request, target))
                     return self._blob(request, target, entry)
@@ -141,6 +160,10 @@ class PublicPlane:
                     return self._later(request, self._small(request, lambda: self.catalog.document(target, accepted)))
                 case EntryTarget():
                     return self._later(request, self._small(request, lambda: self.catalog.entry(target)))
+                case MirrorsTarget():
+                    return self._later(request, self._listing(request, target))
+                case MetalinkTarget():
+                    return self._later(request, self._metalink(request, target))
                 case MetadataTarget():
                     return self._later(request, self._small(request, lambda: self.catalog.metadata(target)))
                 case TufTarget():
@@ -168,10 +191,18 @@ class PublicPlane:
         return self._outgoing(request, answer_error(error, request.method))
 
     def _outgoing(
-        self, request: Request, result: Answer, *, fd: int | None = None, release: Callable[[], None] | None = None
+        self,
+        request: Request,
+        result: Answer,
+        *,
+        fd: int | None = None,
+        release: Callable[[], None] | None = None,
+        links: tuple[Header, ...] = (),
     ) -> Outgoing:
         """Dress an answer with what every answer of this plane carries."""
-        extra = () if result.status == 204 else cors_headers(request.headers.get("Origin"), self.settings.cors_origins)
+        extra = [] if result.status == 204 else cors_headers(request.headers.get("Origin"), self.settings.cors_origins)
+        if links and result.status in (200, 206):
+            extra += links
         return Outgoing(result, extra, fd, release, self.settings.draining)
 
     def malformed(self, status: int, title: str) -> Outgoing:
@@ -196,29 +227,60 @@ class PublicPlane:
             raise
         return self._from_blob(request, representation, entry)
 
-    def _from_blob(self, request: Request, representation: Representation, entry: CachedBlob) -> Outgoing:
+    def _from_blob(
+        self, request: Request, representation: Representation, entry: CachedBlob, links: tuple[Header, ...] = ()
+    ) -> Outgoing:
         try:
             result = self._answer(request, representation)
         except BaseException:
             self.cache.release(entry)
             raise
-        return self._outgoing(request, result, fd=entry.blob.fd, release=lambda: self.cache.release(entry))
+        release = partial(self.cache.release, entry)
+        return self._outgoing(request, result, fd=entry.blob.fd, release=release, links=links)
 
     async def _open_blob(self, request: Request, target: BlobTarget) -> Outgoing:
         try:
-            entry = await self._open_cached(target.digest)
+            entry = self.cache.get(target.digest) or await self._open_cached(target.digest)
         except Gone:
             raise
-        except NotFound:
-            size = None
-            if request.method == "HEAD":
-                size = await asyncio.to_thread(self.catalog.size_in_catalog, target.digest)
-            if size is None:
-                raise
-            # wanted, and not here yet: what it will be is known; asking for it starts nothing
-            representation = blob_representation(target.digest, size, filename=target.filename)
-            return self._outgoing(request, self._answer(request, representation))
-        return self._blob(request, target, entry)
+        except NotFound as error:
+            return await self._absent(request, target.digest, target.filename, error)
+        location = await self._sent_on(request, target.digest, target.filename, entry)
+        return self._blob(request, target, entry) if location is None else location
+
+    async def _sent_on(
+        self, request: Request, digest: Digest, filename: str | None, entry: CachedBlob
+    ) -> Outgoing | None:
+        """A redirect to a nearer mirror, after which the blob is not in use any more; None where it is served here."""
+        try:
+            location = await self._mirrors.nearer(request, digest, filename)
+        except BaseException:
+            self.cache.release(entry)
+            raise
+        if location is None:
+            return None
+        self.cache.release(entry)
+        return self._outgoing(request, redirection(location))
+
+    async def _absent(
+        self, request: Request, digest: Digest, filename: str | None, error: NotFound, part: Part | None = None
+    ) -> Outgoing:
+        """Answer for a blob that is not here; `part` is what the catalog says, where it was asked by a name."""
+        if only_if_cached(request):
+            detail = f"{digest} is not here, and only what is here was asked for"
+            return self._outgoing(request, problem(504, "Gateway Timeout", detail, method=request.method))
+        location = await self._mirrors.anywhere(request, digest, filename)
+        if location is not None:
+            return self._outgoing(request, redirection(location))
+        if request.method != "HEAD" or self.settings.mirrors.on_miss == "404":
+            raise error
+        # wanted, and not here yet: what it will be is known; asking for it starts nothing
+        if part is not None:
+            return self._outgoing(request, self._answer(request, part.representation))
+        size = await asyncio.to_thread(self.catalog.size_in_catalog, digest)
+        if size is None:
+            raise error
+        return self._outgoing(request, self._answer(request, blob_representation(digest, size, filename=filename)))
 
     async def _open_cached(self, digest: Digest) -> CachedBlob:
         """Open a blob that may be served, and keep it open: only under the catalog that said so."""
@@ -239,30 +301,42 @@ class PublicPlane:
     def _part_at_once(self, request: Request, target: PartTarget) -> Outgoing | None:
         """Answer a part that was asked for lately, without leaving the loop; None where that can't be."""
         part = self.catalog.known_part(target)
-        entry = None if part is None else self.cache.get(part.digest)
-        return None if part is None or entry is None else self._from_blob(request, part.representation, entry)
+        if part is None or self._mirrors.may_send_on(request):
+            return None
+        links = self._mirrors.links_at_once(request, part.digest, target.filename)
+        entry = None if links is None else self.cache.get(part.digest)
+        return None if links is None or entry is None else self._from_blob(request, part.representation, entry, links)
 
     async def _part(self, request: Request, target: PartTarget) -> Outgoing:
         part = await asyncio.to_thread(self.catalog.part, target)
-        entry = self.cache.get(part.digest)
-        if entry is None:
-            try:
-                entry = await self._open_cached(part.digest)
-            except Gone:
-                raise
-            except NotFound:
-                if request.method != "HEAD":
-                    raise
-                return self._outgoing(request, self._answer(request, part.representation))
-        return self._from_blob(request, part.representation, entry)
+        links = await self._mirrors.links(request, part.digest, target.filename)
+        try:
+            entry = self.cache.get(part.digest) or await self._open_cached(part.digest)
+        except Gone:
+            raise
+        except NotFound as error:
+            return await self._absent(request, part.digest, target.filename, error, part)
+        location = await self._sent_on(request, part.digest, target.filename, entry)
+        return self._from_blob(request, part.representation, entry, links) if location is None else location
+
+    async def _listing(self, request: Request, target: MirrorsTarget) -> Outgoing:
+        mirrors = await self._mirrors.listing(request, target.digest, draining=self.settings.draining)
+        body = {"mirrors": [mirror.to_json() for mirror in mirrors]}
+        return self._outgoing(request, _json_answer(200, body, request.method))
+
+    async def _metalink(self, request: Request, target: MetalinkTarget) -> Outgoing:
+        settings = self.settings
+        made = await self._mirrors.metalink(
+            request, target.file, max_manifest=settings.max_manifest, draining=settings.draining
+        )
+        return self._from_memory(request, *made)
 
     async def _tuf(self, request: Request, target: TufTarget) -> Outgoing:
         found = await asyncio.to_thread(self.catalog.document_file, target)
         if found is not None:
             return self._from_memory(request, *found)
         blob = BlobTarget(target.sha256)
-        entry = self.cache.get(target.sha256)
-        return await self._open_blob(request, blob) if entry is None else self._blob(request, blob, entry)
+        return await self._open_blob(request, blob)
 
     async def _small(self, request: Request, read: Callable[[], tuple[Representation, bytes]]) -> Outgoing:
         return self._from_memory(request, *await asyncio.to_thread(read))

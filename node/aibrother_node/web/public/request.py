@@ -44,6 +44,11 @@ class Request:
 
     @property
     def remote(self) -> str:
-        """The client's address; empty once the connection is lost."""
+        """The address at the other end, a proxy's perhaps; empty once the connection is lost."""
         peer = None if self._transport is None else self._transport.get_extra_info("peername")
         return str(peer[0]) if peer else ""
+
+    @property
+    def secure(self) -> bool:
+        """Whether the connection speaks TLS."""
+        return self._transport is not None and self._transport.get_extra_info("sslcontext") is not None
