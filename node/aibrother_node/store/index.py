@@ -226,6 +226,10 @@ class IndexReader:
         """The stored manifests of a blob, best first; none where the index is missing or busy."""
         return self._ask(lambda db: _manifests_of(db, blob)) or []
 
+    def digests(self) -> set[Digest] | None:
+        """All blobs, or None where there is no index to ask."""
+        return self._ask(lambda db: {Digest(row[0]) for row in db.execute("SELECT digest FROM blobs")})
+
     def totals(self) -> tuple[int, int] | None:
         """How many blobs there are and their bytes, or None where there is no index to ask."""
         return self._ask(lambda db: _one(db, "SELECT count(*), coalesce(sum(size), 0) FROM blobs"))

@@ -36,12 +36,16 @@ class StoreThread:
 
     Args:
         open_store: makes the store, on that thread.
+
+    Attributes:
+        changes: grows with each change, done or only tried.
     """
 
     def __init__(self, open_store: Callable[[], BlobStore]) -> None:
         self._open_store = open_store
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._store: BlobStore | None = None
+        self.changes = 0
 
     async def start(self) -> None:
         """Open the store."""
@@ -57,7 +61,10 @@ class StoreThread:
     async def change(self, work: Callable[[BlobStore], _Result]) -> _Result:
         """Run something that changes the store."""
         store = self.store
-        return await self._run(lambda: work(store))
+        try:
+            return await self._run(lambda: work(store))
+        finally:
+            self.changes += 1
 
     async def close(self) -> None:
         """Finish what is running, and close the store."""
@@ -121,18 +128,21 @@ class LocalPlane:
     Args:
         thread: the store.
         status: what `GET /status` answers.
-        edit: carries out an edit of the catalog, on the store's thread; what it returns is answered.
+        edit: carries out an edit of the catalog; what it returns is answered.
+        peers: what `GET /peers` answers.
     """
 
     def __init__(
         self,
         thread: StoreThread,
         status: Callable[[], Awaitable[dict[str, Any]]],
-        edit: Callable[[BlobStore, Mapping[str, Any]], dict[str, Any]],
+        edit: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]],
+        peers: Callable[[], Awaitable[dict[str, Any]]],
     ) -> None:
         self._thread = thread
         self._status = status
         self._edit = edit
+        self._peers = peers
 
     def application(self) -> web.Application:
         """The aiohttp application to serve."""
@@ -141,6 +151,7 @@ class LocalPlane:
             [
                 web.get("/alive", self._alive),
                 web.get("/status", self._get_status),
+                web.get("/peers", self._get_peers),
                 web.post("/incoming/{id}", self._take_in),
                 web.post("/catalog", self._edit_catalog),
                 web.put("/pins/{digest}", self._pin),
@@ -155,6 +166,9 @@ class LocalPlane:
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return web.json_response(await self._status())
+
+    async def _get_peers(self, _: web.Request) -> web.Response:
+        return web.json_response(await self._peers())
 
     async def _take_in(self, request: web.Request) -> web.Response:
         """Take in what a command has staged; it holds the folder, which is how we know that it is the one that asks."""
@@ -179,7 +193,7 @@ class LocalPlane:
         action = await request.json()
         if not isinstance(action, dict):
             raise InvalidInput("an edit of the catalog is an object")
-        return web.json_response(await self._thread.change(lambda store: self._edit(store, action)))
+        return web.json_response(await self._edit(action))
 
     async def _pin(self, request: web.Request) -> web.Response:
         digest = Digest.parse(request.match_info["digest"])

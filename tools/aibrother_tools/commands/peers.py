@@ -1,0 +1,40 @@
+"""`peers`: who is in the fleet, and how are they?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+
+
+@click.command()
+@data_option
+@json_option
+@pass_app
+def peers(app: App, as_json: bool) -> None:
+    """List the nodes of the fleet as this node sees them now; it has to be running."""
+    from aibrother_node.store.layout import Layout
+    from aibrother_tools.local_client import LocalNode
+
+    layout = Layout(app.load().config.node.data)
+    layout.check_version()
+    report: dict[str, Any] = LocalNode(layout).ask("GET", "/peers", timeout=10.0)
+    if as_json:
+        print_json(report)
+        return
+    own = report["self"]
+    click.echo(f"{_line(own)}  this node")
+    for peer in report["peers"]:
+        told = [f"seen {peer['last_seen']}" if peer["last_seen"] else "never seen"]
+        if peer["catalog_refused"]:
+            told.append(f"catalog refused: {peer['catalog_refused']}")
+        click.echo(f"{_line(peer)}  {', '.join(told)}")
+    if own["alarm"]:
+        click.echo(f"ALARM: {own['alarm']}")
+
+
+def _line(node: dict[str, Any]) -> str:
+    version = "-" if node["catalog_version"] is None else node["catalog_version"]
+    return f"{node['id'][:12]}  {node['state']:<8}  {node['region'] or '-':<10}  catalog {version}  {node['url'] or '-'}"

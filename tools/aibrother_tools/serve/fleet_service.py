@@ -1,0 +1,409 @@
+"""The fleet's part of the control process: gossip, inventories, the catalog that is followed, and what workers see of it.
+
+Composition only. What is decided is decided in `aibrother_node.fleet`; here it gets its clock, its sockets and its
+files. A round goes: what this node says of itself is brought up to date, gossip, then what came of it is acted upon.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import random
+import secrets
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+
+from aibrother_node.catalog.following import Follower
+from aibrother_node.errors import NodeError, Temporary
+from aibrother_node.fleet.catalog_now import CatalogNow, catalog_now
+from aibrother_node.fleet.client import FleetClient
+from aibrother_node.fleet.engine import Engine, EngineSettings
+from aibrother_node.fleet.have import have_of
+from aibrother_node.fleet.identity import NodeKey
+from aibrother_node.fleet.inventory import Inventory, encode_page
+from aibrother_node.fleet.loop import GossipLoop
+from aibrother_node.fleet.peer_inventories import PeerInventories
+from aibrother_node.fleet.record import Description
+from aibrother_node.fleet.requests import sign_request, verify_request
+from aibrother_node.fleet.signatures import Ed25519Signatures
+from aibrother_node.fleet.view import FleetViewWriter, PeerView
+from aibrother_node.store.disk import Disk
+from aibrother_node.store.generation import Generation
+from aibrother_node.store.index import IndexReader
+from aibrother_node.web.fleet.listener import FleetListener
+from aibrother_tools.reports import program_version
+from aibrother_tools.serve.catalog_following import CatalogFollowing
+from aibrother_tools.serve.fleet_reports import peers_report, update_metrics
+
+if TYPE_CHECKING:
+    import socket
+    import ssl
+    from collections.abc import Callable, Iterable, Mapping, Sequence
+
+    from aibrother_node.config import NodeConfig
+    from aibrother_node.content.digest import Digest
+    from aibrother_node.fleet.members import Member
+    from aibrother_node.fleet.peering import PeerState
+    from aibrother_node.fleet.view import Have
+    from aibrother_node.metrics import FleetMetrics
+    from aibrother_node.store.layout import Layout
+    from aibrother_node.web.control.local import StoreThread
+
+_LOG: Final = logging.getLogger(__name__)
+REFRESH_ROUNDS: Final = 30
+"""Rounds after which a record is signed again: phi, and with it how soon the dead are noticed, is scaled to that."""
+MAX_SKEW: Final = 60.0
+"""Seconds that this clock may be off the fleet's median before this node signs nothing any more."""
+_INVENTORY_PAUSE: Final = 5.0
+_ASKED_AT_ONCE: Final = 2  # peers that are asked for one newer catalog
+_ASKED_IN_ANY_CASE: Final = 3  # besides the seeds, each refresh_interval
+_LEAVING: Final = 1.0
+_LOADS: Final = 10
+
+
+class FleetService:
+    """One node's part in its fleet.
+
+    Args:
+        config: the configuration.
+        layout: of the data directory.
+        thread: the store.
+        metrics: what is counted.
+        changes: a number that grows with each change of the store.
+    """
+
+    def __init__(
+        self,
+        config: NodeConfig,
+        layout: Layout,
+        thread: StoreThread,
+        metrics: FleetMetrics,
+        changes: Callable[[], int],
+    ) -> None:
+        self._config = config
+        self._layout = layout
+        self._thread = thread
+        self._metrics = metrics
+        self._changes = changes
+        key = NodeKey.load(layout.node_key)
+        self._signatures = Ed25519Signatures(key)
+        self._node = key.id
+        self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # whom to ask, nonces among them; no secrets
+        self._catalog = CatalogNow()
+        self._generation = Generation(layout.generation)
+        self._seen_generation = b""
+        self._inventory = Inventory(secrets.token_bytes(8))
+        self._inventory_lock = asyncio.Lock()
+        self._inventory_at = -_INVENTORY_PAUSE
+        self._inventory_changes = -1
+        self._holds = Description()  # of it, what is said of the store
+        self._load = 0
+        self._state = "up"
+        self._software = program_version()
+        self._index = IndexReader(layout.index)
+        self._tasks: list[asyncio.Task[None]] = []
+        self._exit = contextlib.AsyncExitStack()
+        self._client: FleetClient
+        self._gossip: GossipLoop
+        self._inventories: PeerInventories
+        self._view: FleetViewWriter
+        self._view_lock = asyncio.Lock()
+        self._following: CatalogFollowing | None = None
+        self._ahead_said = 0.0
+
+    async def start(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> None:
+        """Listen and begin to gossip.
+
+        Args:
+            sockets: bound for the fleet listener.
+            context: its TLS settings; None for plain HTTP.
+        """
+        config = self._config.fleet
+        settings = EngineSettings(
+            interval=config.gossip_interval,
+            fanout=config.fanout,
+            refresh=config.gossip_interval * REFRESH_ROUNDS,
+            forget_after=max(config.forget_after, 2 * config.gossip_interval * REFRESH_ROUNDS),
+        )
+        engine = Engine(self._signatures, self._node, settings, self._rng, time.time())
+        engine.set_seeds(config.seeds)
+        self._client = await self._exit.enter_async_context(FleetClient(agent=f"aibrother-node/{self._software}"))
+        self._gossip = GossipLoop(
+            engine,
+            self._client,
+            config.gossip_interval,
+            random.Random(secrets.randbits(64)),  # noqa: S311  # spreads rounds
+            before_round=lambda now: self._describe(engine, now),
+        )
+        self._view = await asyncio.to_thread(FleetViewWriter, self._layout.fleet_view)
+        self._inventories = PeerInventories(self._ask_peer, self._write_holdings, self._forget_holdings)
+        await self._look_at_catalog()
+        await self._look_at_store()
+        if not self._config.catalog.signer:
+            self._following = await self._follower()
+        runner = web.AppRunner(FleetListener(self).application(), access_log=None, keepalive_timeout=60.0)
+        await runner.setup()
+        self._exit.push_async_callback(runner.cleanup)
+        for sock in sockets:
+            await web.SockSite(runner, sock, ssl_context=context).start()
+        self._tasks = [
+            asyncio.create_task(self._gossip.run(), name="gossip"),
+            asyncio.create_task(self._watch(), name="fleet"),
+            asyncio.create_task(self._ask_around(), name="catalog"),
+        ]
+
+    async def leave(self, state: str) -> None:
+        """Tell the fleet that this node is `draining` or `leaving`; waits a moment for it to be heard."""
+        self._state = state
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LEAVING):
+                await self._gossip.round(wait=True)
+
+    async def close(self) -> None:
+        """End all of it."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._inventories.close()
+        await self._exit.aclose()
+        await self._gossip.close()
+        async with self._view_lock:
+            await asyncio.to_thread(self._view.close)
+
+    # -- what the fleet listener asks ------------------------------------------------------------------------------
+
+    async def receive(self, frame: bytes) -> bytes:
+        """Answer a frame of gossip."""
+        return await self._gossip.receive(frame)
+
+    async def caller(self, method: str, target: str, header: Callable[[str], str | None]) -> Member:
+        """Who of the fleet signed a request."""
+        return await self._gossip.call(
+            lambda engine, now: verify_request(
+                method,
+                target,
+                header,
+                own=self._node,
+                members=engine.members,
+                signatures=self._signatures,
+                now=now,
+            )
+        )
+
+    async def inventory(self, since: str | None) -> bytes:
+        """A page of this node's inventory."""
+        async with self._inventory_lock:
+            return await asyncio.to_thread(lambda: encode_page(self._inventory.page(since)))
+
+    async def have(self, digest: Digest) -> bytes:
+        """What there is of a blob here."""
+        return (await asyncio.to_thread(have_of, self._layout, digest)).encode()
+
+    # -- what control asks -----------------------------------------------------------------------------------------
+
+    async def peers(self) -> dict[str, Any]:
+        """The answer of `peers`."""
+        states, own, skew, alarm = await self._gossip.call(
+            lambda engine, now: (engine.peers(now), engine.own_record(), engine.skew(), engine.alarm)
+        )
+        return peers_report(self._node, self._says(), own, self._catalog, states, skew, alarm)
+
+    async def check_clock(self) -> None:
+        """Refuse to sign while this clock is off.
+
+        Raises:
+            Temporary: it differs too much from what the fleet's clocks say.
+        """
+        skew, heard = await self._gossip.call(lambda engine, _: engine.skew())
+        if heard > 1 and abs(skew) > MAX_SKEW:
+            raise Temporary(
+                f"this clock is {-skew:+.0f} s off those of {heard} peers: nothing is signed until it is set"
+            )
+
+    def catalog_changed(self) -> None:
+        """What is published has changed here: tell of it at once."""
+        self._seen_generation = b""
+        self._gossip.hurry()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _describe(self, engine: Engine, now: float) -> None:
+        """On the gossip thread, before each round."""
+        if self._catalog_stale():
+            self._read_catalog(engine)
+        engine.describe(self._says(), now)
+
+    def _says(self) -> Description:
+        """What this node says of itself now; each part of it has one writer."""
+        node, catalog = self._config.node, self._catalog
+        return replace(
+            self._holds,
+            url=node.public_url or None,
+            gossip_url=node.gossip_url or None,
+            region=node.region or None,
+            state=self._state,
+            catalog=catalog.version,
+            published=catalog.published,
+            load=self._load,
+            software=self._software,
+        )
+
+    def _catalog_stale(self) -> bool:
+        return self._generation.now() != self._seen_generation
+
+    def _read_catalog(self, engine: Engine) -> None:
+        seen = self._generation.now()
+        self._catalog = found = catalog_now(self._layout)
+        self._seen_generation = seen
+        engine.set_members(found.members)
+
+    async def _look_at_catalog(self) -> None:
+        await self._gossip.call(lambda engine, _: self._read_catalog(engine))
+
+    async def _look_at_store(self) -> None:
+        """Bring the inventory up to date where the store has changed, at most so often."""
+        now = asyncio.get_running_loop().time()
+        changes = self._changes()
+        if changes == self._inventory_changes or now - self._inventory_at < _INVENTORY_PAUSE:
+            return
+        self._inventory_at = now
+        digests, free = await asyncio.to_thread(lambda: (self._index.digests(), Disk().free_bytes(self._layout.root)))
+        if digests is None:
+            return  # no index to ask just now
+        async with self._inventory_lock:
+            # hashing a hundred thousand digests takes a while
+            await asyncio.to_thread(self._inventory.update, digests, set())
+            inventory = self._inventory.digest
+        free = 0 if free <= 0 else 1 << (free.bit_length() - 1)
+        self._inventory_changes = changes
+        self._holds = Description(inventory=inventory, blobs=len(digests), free=free)
+
+    def _look_at_load(self) -> None:
+        load = min(_LOADS, round(os.getloadavg()[0] / (os.cpu_count() or 1) * _LOADS / 2))
+        if abs(load - self._load) >= 2:  # what wavers by a tenth isn't worth a record
+            self._load = load
+
+    async def _watch(self) -> None:
+        """Act upon what gossip brings."""
+        while True:
+            try:
+                await self._once()
+            except Exception:
+                _LOG.exception("what gossip brought could not be acted upon; it will be tried again")
+            await asyncio.sleep(min(self._config.fleet.gossip_interval, 1.0))
+
+    async def _once(self) -> None:
+        await self._look_at_store()
+        self._look_at_load()
+        now = time.time()
+        states = await self._gossip.call(lambda engine, at: engine.peers(at))
+        seen = [view for state in states if (view := _view_of(state)) is not None]
+        async with self._view_lock:
+            await asyncio.to_thread(self._view.put_peers, seen, now)
+        await self._inventories.look(states, now)
+        await self._gossip.call(lambda engine, at: update_metrics(self._metrics, engine, states, self._catalog, at))
+        await self._follow_gossip()
+
+    async def _follow_gossip(self) -> None:
+        """Ask for a newer catalog whoever tells of one."""
+        mine = self._catalog.version
+        ahead = await self._gossip.call(lambda engine, now: engine.newer_catalogs(mine, now))
+        self._metrics.catalog_behind(bool(ahead), time.time())
+        if not ahead:
+            return
+        if self._following is None:
+            if time.time() - self._ahead_said > 600:
+                self._ahead_said = time.time()
+                _LOG.warning(
+                    "%s tells of catalog %s, and this node, which signs, has %s: is there another signer, or was this"
+                    " node restored from a backup?",
+                    ahead[0].id[:12],
+                    _claim(ahead[0]),
+                    mine,
+                )
+            return
+        if self._following.busy:
+            return
+        asked = [state for state in ahead if state.url][:_ASKED_AT_ONCE]
+        sources = [(state.id, state.url) for state in asked if state.url]
+        if not sources:
+            return
+        followed = await self._following.refresh(sources)
+        have = (0, 0) if followed is None else followed.status
+        refused: Mapping[str, NodeError] = {} if followed is None else followed.refused
+
+        def judge(engine: Engine, now: float) -> None:
+            for state in asked:
+                claim = _claim(state)
+                if state.id in refused:
+                    engine.refuse_catalog(state.id, claim, str(refused[state.id])[:200], now)
+                elif have >= claim:
+                    engine.believe_catalog(state.id)
+                else:
+                    engine.refuse_catalog(state.id, claim, "tells of a catalog that it doesn't serve", now)
+
+        await self._gossip.call(judge)
+
+    async def _ask_around(self) -> None:
+        """Look for a newer catalog in any case: a node that isn't admitted hears no gossip, and gossip can be cut."""
+        while True:
+            if self._following is not None:
+                members = [one.url for one in self._catalog.members.values() if one.url and one.id != self._node]
+                chosen = self._rng.sample(members, min(_ASKED_IN_ANY_CASE, len(members)))
+                urls = dict.fromkeys([*self._config.fleet.seeds, *chosen])
+                try:
+                    await self._following.refresh([(url, url) for url in urls])
+                except Exception:
+                    _LOG.exception("the catalog could not be followed; it will be tried again")
+            await asyncio.sleep(self._config.catalog.refresh_interval * self._rng.uniform(0.8, 1.0))
+
+    async def _follower(self) -> CatalogFollowing | None:
+        path = self._config.catalog.root or self._layout.trust / "root.json"
+        try:
+            root = await asyncio.to_thread(path.read_bytes)
+            follower = await asyncio.to_thread(Follower, self._layout, Disk(), root)
+        except (OSError, NodeError) as error:
+            _LOG.error("no catalog is followed: %s: %s", path, error)
+            return None
+        return CatalogFollowing(follower, self._thread, self._metrics, self._newer_catalog)
+
+    async def _newer_catalog(self) -> None:
+        await self._look_at_catalog()
+        self._gossip.hurry()
+
+    async def _ask_peer(self, node: str, url: str, target: str, most: int) -> bytes:
+        headers = sign_request(self._signatures, self._node, node, "GET", target, time.time())
+        return await self._client.get(url + target, headers, most)
+
+    async def _write_holdings(self, node: str, changes: Mapping[Digest, Have | None], reset: bool) -> None:
+        async with self._view_lock:
+            await asyncio.to_thread(self._view.change_holdings, node, changes, reset=reset)
+
+    async def _forget_holdings(self, nodes: Iterable[str]) -> None:
+        async with self._view_lock:
+            await asyncio.to_thread(self._view.forget, nodes)
+
+
+def _claim(state: PeerState) -> tuple[int, int]:
+    return (0, 0) if state.record is None else state.record.record.says.catalog
+
+
+def _view_of(state: PeerState) -> PeerView | None:
+    """A peer as clients may be sent there; None where they may not."""
+    if state.state != "alive" or state.record is None or state.url is None:
+        return None
+    member, says = state.member, state.record.record.says
+    return PeerView(
+        state.id,
+        state.url.rstrip("/"),
+        member.region or says.region,
+        member.country,
+        member.latitude,
+        member.longitude,
+        says.load / _LOADS,
+    )
