@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "init": "Make a data directory, the node's key and a catalog.",
     "keys": "The catalog's keys.",
     "list": "List the releases of the verified catalog.",
+    "peers": "List the nodes of the fleet as this node sees them.",
     "pin": "Keep a blob whatever the policy says.",
     "promote": "Move staged releases to stable.",
     "publish": "Check, store and sign releases.",

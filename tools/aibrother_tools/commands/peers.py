@@ -37,4 +37,5 @@ def peers(app: App, as_json: bool) -> None:
 
 def _line(node: dict[str, Any]) -> str:
     version = "-" if node["catalog_version"] is None else node["catalog_version"]
-    return f"{node['id'][:12]}  {node['state']:<8}  {node['region'] or '-':<10}  catalog {version}  {node['url'] or '-'}"
+    where = f"{node['region'] or '-':<10}  {node['url'] or '-'}"
+    return f"{node['id'][:12]}  {node['state']:<8}  {where}  catalog {version}"

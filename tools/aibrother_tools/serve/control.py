@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from aibrother_node.catalog.desk import Desk, follow, utc_now
-from aibrother_node.errors import NodeError
+from aibrother_node.catalog.desk import Desk, utc_now
+from aibrother_node.catalog.indexing import follow
+from aibrother_node.errors import NodeError, NotFound
 from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import DirectoryLock, Layout
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from aibrother_node.config import NodeConfig
+    from aibrother_tools.serve.fleet_service import FleetService
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
 _LOG: Final = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Control:
         self._thread: StoreThread
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
+        self._fleet: FleetService | None = None
 
     async def start(self, config: NodeConfig) -> None:
         """Open the store, listen, then finish what an interruption left."""
@@ -56,7 +59,7 @@ class Control:
             await self._thread.change(lambda store: follow(store, Disk()))
         except NodeError as error:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
-        self._runner = web.AppRunner(LocalPlane(self._thread, self._status, self._edit).application(), access_log=None)
+        self._runner = web.AppRunner(LocalPlane(self._thread, self._status, self._edit, self._peers).application(), access_log=None)
         await self._runner.setup()
         (layout.run / NAME).unlink(missing_ok=True)  # the lock is ours, so whoever left it is gone
         with LocalSocket(layout.run) as address:
@@ -90,8 +93,19 @@ class Control:
         except Exception:
             _LOG.exception("what an interruption left could not be put right; the next start tries again")
 
-    def _edit(self, store: BlobStore, action: Mapping[str, Any]) -> dict[str, Any]:
-        return self._desk(store).run(action, utc_now()).to_json()
+    async def _edit(self, action: Mapping[str, Any]) -> dict[str, Any]:
+        if self._fleet is not None:
+            await self._fleet.check_clock()
+        try:
+            return await self._thread.change(lambda store: self._desk(store).run(action, utc_now()).to_json())
+        finally:
+            if self._fleet is not None:
+                self._fleet.catalog_changed()
+
+    async def _peers(self) -> dict[str, Any]:
+        if self._fleet is None:
+            raise NotFound("this node follows no catalog, and so has no fleet")
+        return await self._fleet.peers()
 
     def _desk(self, store: BlobStore) -> Desk:
         return Desk(store, signing(self._config), Disk())
@@ -101,7 +115,7 @@ class Control:
         if not self._config.catalog.signer:
             return
         try:
-            done = await self._thread.change(lambda store: self._edit(store, {"do": "refresh"}))
+            done = await self._edit({"do": "refresh"})
         except NodeError as error:
             _LOG.error("the catalog could not be signed again: %s", error)
         else:
