@@ -8,7 +8,6 @@ intervals than that say nothing of how long silence is normal, and count as the 
 from __future__ import annotations
 
 import math
-from collections import deque
 from typing import Final
 
 _SAMPLES: Final = 16
@@ -25,12 +24,13 @@ class PhiDetector:
         seen: when its first record is from.
     """
 
-    __slots__ = ("_intervals", "_last", "_refresh")
+    __slots__ = ("_deviation", "_intervals", "_last", "_mean", "_refresh")
 
     def __init__(self, refresh: float, seen: float) -> None:
         self._refresh = refresh
         self._last = seen
-        self._intervals: deque[float] = deque(maxlen=_SAMPLES)
+        self._intervals: tuple[float, ...] = ()
+        self._learn()
 
     @property
     def last(self) -> float:
@@ -45,9 +45,11 @@ class PhiDetector:
             after_silence: the node counted as dead: how long it was away says nothing of its rhythm.
         """
         if after_silence:
-            self._intervals.clear()
+            self._intervals = ()
+            self._learn()
         elif now > self._last:
-            self._intervals.append(max(now - self._last, self._refresh))
+            self._intervals = (*self._intervals[1 - _SAMPLES :], max(now - self._last, self._refresh))
+            self._learn()
         self._last = max(self._last, now)
 
     def phi(self, now: float) -> float:
@@ -55,10 +57,16 @@ class PhiDetector:
         silent = now - self._last
         if silent <= 0:
             return 0.0
-        samples = self._intervals or (self._refresh,)
-        mean = sum(samples) / len(samples)
-        variance = sum((one - mean) ** 2 for one in samples) / len(samples)
-        deviation = max(math.sqrt(variance), _LEAST_DEVIATION * self._refresh)
         # -log10 of the normal distribution's tail
-        tail = math.erfc((silent - mean) / (deviation * math.sqrt(2))) / 2
+        tail = math.erfc((silent - self._mean) / (self._deviation * math.sqrt(2))) / 2
         return _MOST if tail <= 10**-_MOST else max(0.0, -math.log10(tail))
+
+    def dead(self, now: float, threshold: float) -> bool:
+        """Whether phi has reached a threshold of 1 or more; this is asked of every member in every round."""
+        return now - self._last > self._mean and self.phi(now) >= threshold  # before the mean phi is below 0.31
+
+    def _learn(self) -> None:
+        samples = self._intervals or (self._refresh,)
+        self._mean = sum(samples) / len(samples)
+        variance = sum((one - self._mean) ** 2 for one in samples) / len(samples)
+        self._deviation = max(math.sqrt(variance), _LEAST_DEVIATION * self._refresh)

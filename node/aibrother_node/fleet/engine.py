@@ -39,9 +39,9 @@ from aibrother_node.fleet.messages import (
     sender_of,
 )
 from aibrother_node.fleet.peering import Peering, PeerState, SeedAttempts
-from aibrother_node.fleet.record import MAX_NUMBER, Description, SignedRecord
+from aibrother_node.fleet.record import MAX_NUMBER, NAME_BYTES, Description, SignedRecord
 from aibrother_node.fleet.replay import ReplayGuard
-from aibrother_node.fleet.table import NAME_BYTES, RecordTable, TableLimits, Verdict
+from aibrother_node.fleet.table import RecordTable, TableLimits, Verdict
 
 if TYPE_CHECKING:
     import random
@@ -53,6 +53,7 @@ if TYPE_CHECKING:
 
 _CLONE_WINDOW: Final = 60.0
 _LAGS: Final = 1000
+_REASONS: Final = ("not for this node", "clock skew", "replayed", "no digest", "unknown kind")
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class Engine:
         self.counts.rounds += 1
         if self.node not in self._members:
             return []  # nobody would listen
-        if now >= self._refresh_at:
+        if now >= self._refresh_at or self.own_record() is None:  # admitted (again) a moment ago
             self._sign(now)
         self._table.forget(now, (self.node,))
         live, silent = self._sort(now)
@@ -218,17 +219,14 @@ class Engine:
             InvalidInput, Refused: it is no answer. In either case the contact has failed.
         """
         try:
-            message = self._open(frame, now)
-            if message.re != contact.nonce:
-                raise InvalidInput("an answer to something else")
-            if contact.node is not None and message.sender != contact.node:
-                raise NotAMember(f"{message.sender[:12]} answered for {contact.node[:12]}")
+            message = self._open(frame, now, contact)
         except (InvalidInput, Refused) as error:
             self.counts.refused_messages[_reason(error)] += 1
             self.failed(contact, now)
             raise
         if message.kind == "no":
-            self.counts.refused_messages[f"told: {message.reason:.40}"] += 1
+            told = message.reason if message.reason in _REASONS else "other"  # not as many as it likes
+            self.counts.refused_messages[f"told: {told}"] += 1
             self.failed(contact, now)
             raise Refused(f"{message.sender[:12]} says: {message.reason}")
         self._peers[message.sender].answered()
@@ -343,11 +341,14 @@ class Engine:
         live: list[str] = []
         silent: list[str] = []
         for node, peer in self._peers.items():
-            alive = self._liveness(peer, now)[0] == "alive"
-            if alive and now >= peer.next_try:
-                live.append(node)
-            elif now >= peer.next_try:
-                silent.append(node)
+            if now < peer.next_try:
+                continue
+            alive = (
+                peer.detector is not None
+                and not peer.detector.dead(now, self._settings.phi_threshold)
+                and not (peer.failures and peer.suspect(now, self._settings.interval))
+            )
+            (live if alive else silent).append(node)
         return live, silent
 
     def _liveness(self, peer: Peering, now: float) -> tuple[str, float]:
@@ -370,10 +371,14 @@ class Engine:
     def _url(self, node: str) -> str | None:
         record = self._table.get(node)
         urls = list(PeerState(self._members[node], record, "").gossip_urls)
+        if (said := self._peers[node].said_url) and said not in urls:
+            urls.append(said)
         urls += [url for url, seed in self._seeds.items() if seed.node == node and url not in urls]
         return urls[self._peers[node].url_number % len(urls)] if urls else None
 
     def _to_seeds(self, now: float) -> list[Contact]:
+        if not self._seeds:
+            return []
         states = (PeerState(self._members[node], self._table.get(node), "") for node in self._peers)
         known = {url for state in states for url in state.gossip_urls}
         asked = []
@@ -425,8 +430,8 @@ class Engine:
         self.counts.bytes[direction] += size
         self.counts.sizes.append((direction, size))
 
-    def _open(self, frame: bytes, now: float) -> Message:
-        """Check who sent a frame, to whom and when."""
+    def _open(self, frame: bytes, now: float, asked: Contact | None = None) -> Message:
+        """Check who sent a frame, to whom and when, and that it answers what was asked."""
         sender = sender_of(frame)
         member = self._members.get(sender)
         if member is None or sender == self.node:
@@ -440,11 +445,18 @@ class Engine:
         anybody = message.kind == "who" and message.to == ANYBODY
         if not anybody and message.to != bytes.fromhex(self.node):
             raise _Unwelcome(message, "not for this node")
-        self._peers[sender].offset = message.at - now
+        if asked is not None:
+            if message.re != asked.nonce:
+                raise InvalidInput("an answer to something else")
+            if asked.node is not None and sender != asked.node:
+                raise NotAMember(f"{sender[:12]} answered for {asked.node[:12]}")
+            # with our nonce it is fresh, however wrong either clock is
+            self._peers[sender].offset = message.at - now
         if abs(message.at - now) > self._settings.clock_tolerance:
             raise _Unwelcome(message, "clock skew")
         if not self._replays.first(sender, message.nonce, message.at, now):
             raise _Unwelcome(message, "replayed")
+        self._peers[sender].offset = message.at - now
         return message
 
     def _take(self, message: Message, now: float) -> None:
@@ -460,6 +472,7 @@ class Engine:
 
     def _heard(self, record: SignedRecord, sender: str, now: float) -> None:
         peer = self._peers[record.id]
+        peer.said_url = record.record.says.gossip_url or peer.said_url
         issued = record.record.issued - (peer.offset or 0.0)
         self.counts.lags.append(max(0.0, now - issued))
         # one that was on its way for long says that its node was alive then, not that it is now
@@ -467,7 +480,7 @@ class Engine:
         if peer.detector is None:
             peer.detector = PhiDetector(self._settings.refresh, seen)
         else:
-            silent = peer.detector.phi(now) >= self._settings.phi_threshold
+            silent = peer.detector.dead(now, self._settings.phi_threshold)
             peer.detector.heard(seen, after_silence=silent)
         if peer.failures and sender != record.id and issued > peer.failing_since:
             peer.indirect = True

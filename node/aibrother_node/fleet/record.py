@@ -24,6 +24,9 @@ MAX_RECORD: Final = 4096
 """Bytes of a record with its signature; ours have some 400."""
 MAX_NUMBER: Final = (1 << 48) - 1
 """The largest incarnation and version."""
+ENTRY_BYTES: Final = 24
+NAME_BYTES: Final = 8
+"""What stands for a node's id in a digest. Two members whose ids begin alike would only hear of each other later."""
 STATES: Final = ("up", "draining", "leaving")
 LOADS: Final = 10
 """Load is told in tenths, so that it changes seldom."""
@@ -96,15 +99,22 @@ class SignedRecord:
         record: what they say.
         id: the node's id.
         hash: 16 bytes that stand for `raw`.
+        entry: what a digest says of it: the beginning of its id, its incarnation and version, and 4 bytes of `hash`.
     """
 
-    __slots__ = ("hash", "id", "raw", "record")
+    __slots__ = ("entry", "hash", "id", "raw", "record")
 
     def __init__(self, raw: bytes, record: Record) -> None:
         self.raw = raw
         self.record = record
         self.id = record.id
         self.hash = hash_of(raw)
+        self.entry = (
+            bytes.fromhex(self.id[: 2 * NAME_BYTES])
+            + record.incarnation.to_bytes(6, "big")
+            + record.version.to_bytes(6, "big")
+            + self.hash[:4]
+        )
 
     @classmethod
     def make(
@@ -234,7 +244,10 @@ def number(value: object, what: str, most: int = MAX_NUMBER) -> int:
 
 
 def _url(value: object) -> str | None:
-    return None if value is None else values.url(value, "a record's URL").rstrip("/")
+    if value is None:
+        return None
+    # once more without the slashes at its end: `http:///` would leave nothing to connect to
+    return values.url(values.url(value, "a record's URL").rstrip("/"), "a record's URL")
 
 
 def _text(value: object, longest: int) -> str | None:

@@ -11,13 +11,15 @@ sets of them (van Renesse et al., "Efficient Reconciliation and Flow Control for
 
 from __future__ import annotations
 
+import math
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import InvalidInput
-from aibrother_node.fleet.record import SignedRecord, hash_of
+from aibrother_node.fleet.record import ENTRY_BYTES, NAME_BYTES, SignedRecord, hash_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -25,9 +27,6 @@ if TYPE_CHECKING:
     from aibrother_node.fleet.members import Member
     from aibrother_node.fleet.signatures import Signatures
 
-ENTRY_BYTES: Final = 24
-NAME_BYTES: Final = 8
-"""What stands for a node's id in a digest. Two members whose ids begin alike would only hear of each other later."""
 _REFUSED: Final = 4096
 
 
@@ -75,12 +74,15 @@ class RecordTable:
         self._signatures = signatures
         self._limits = limits
         self._records: dict[str, SignedRecord] = {}
-        self._entries: dict[str, bytes] = {}
         self._members: Mapping[str, Member] = {}
         self._names: dict[bytes, str] = {}
         self._hashes: set[bytes] = set()
         self._refused: OrderedDict[bytes, Verdict] = OrderedDict()
-        self._digest: list[bytes] | None = None
+        # the digest, kept in order and as a set, since every exchange needs all of it and a record changes one entry
+        self._entries: list[bytes] = []
+        self._entry_set: set[bytes] = set()
+        self._joined: bytes | None = None
+        self._oldest = math.inf  # no record was issued before
 
     def __len__(self) -> int:
         return len(self._records)
@@ -107,9 +109,7 @@ class RecordTable:
         """Forget a node's record."""
         record = self._records.pop(node, None)
         if record is not None:
-            self._hashes.discard(record.hash)
-            del self._entries[node]
-            self._digest = None
+            self._leave_out(record)
 
     def put_own(self, record: SignedRecord) -> None:
         """Put this node's own record, just signed."""
@@ -144,7 +144,7 @@ class RecordTable:
         if age < -self._limits.clock_tolerance:
             return Verdict.FUTURE, None  # in time it may be right, so this verdict isn't kept
         if age > self._limits.forget_after and sender != record.id:
-            return self._refuse(found, Verdict.FORGOTTEN), None
+            return Verdict.FORGOTTEN, None  # not kept: its owner may bring it
         if not record.verify(self._signatures):
             return self._refuse(found, Verdict.FORGED), None
         if record.id == own:
@@ -163,9 +163,9 @@ class RecordTable:
             The lowest name it speaks of, the first one beyond, and the entries. It speaks of everything (`""` and
             `""`) where all fit; a part speaks of the names between its bounds, at the ends to either side.
         """
-        entries = self._sorted()
+        entries = self._entries
         if len(entries) <= most:
-            return b"", b"", b"".join(entries)
+            return b"", b"", self.state()
         start %= len(entries)
         part = entries[start : start + most]
         lowest = b"" if start == 0 else part[0][:NAME_BYTES]
@@ -181,8 +181,14 @@ class RecordTable:
         Raises:
             InvalidInput: this is no digest.
         """
+        mine = self._entry_set
+        if not lowest and not beyond:
+            if digest == self.state():
+                return [], b""
+        else:
+            first = bisect_left(self._entries, lowest)
+            mine = set(self._entries[first : bisect_left(self._entries, beyond) if beyond else None])
         theirs = _split(digest)
-        mine = {entry for entry in self._sorted() if lowest <= entry[:NAME_BYTES] and (not beyond or entry < beyond)}
         their_orders = {entry[:NAME_BYTES]: entry[NAME_BYTES:] for entry in theirs - mine}
         my_orders = {entry[:NAME_BYTES]: entry[NAME_BYTES:] for entry in mine - theirs}
         lacking = [
@@ -202,10 +208,14 @@ class RecordTable:
 
     def state(self) -> bytes:
         """The whole digest: equal on two nodes that know the same."""
-        return b"".join(self._sorted())
+        if self._joined is None:
+            self._joined = b"".join(self._entries)
+        return self._joined
 
     def forget(self, now: float, spare: Iterable[str]) -> list[str]:
         """Drop what is too old to be passed on. Returns whose records went."""
+        if now - self._oldest <= self._limits.forget_after:
+            return []
         spared = set(spare)
         old = [
             node
@@ -214,27 +224,25 @@ class RecordTable:
         ]
         for node in old:
             self.drop(node)
+        self._oldest = min((record.record.issued for record in self._records.values()), default=math.inf)
         return old
 
     def _put(self, record: SignedRecord) -> None:
         known = self._records.get(record.id)
         if known is not None:
-            self._hashes.discard(known.hash)
+            self._leave_out(known)
         self._records[record.id] = record
         self._hashes.add(record.hash)
-        incarnation, version, found = record.order
-        self._entries[record.id] = (
-            bytes.fromhex(record.id[: 2 * NAME_BYTES])
-            + incarnation.to_bytes(6, "big")
-            + version.to_bytes(6, "big")
-            + found[:4]
-        )
-        self._digest = None
+        insort(self._entries, record.entry)
+        self._entry_set.add(record.entry)
+        self._joined = None
+        self._oldest = min(self._oldest, record.record.issued)
 
-    def _sorted(self) -> list[bytes]:
-        if self._digest is None:
-            self._digest = sorted(self._entries.values())
-        return self._digest
+    def _leave_out(self, record: SignedRecord) -> None:
+        self._hashes.discard(record.hash)
+        del self._entries[bisect_left(self._entries, record.entry)]
+        self._entry_set.discard(record.entry)
+        self._joined = None
 
     def _refuse(self, found: bytes, verdict: Verdict) -> Verdict:
         self._refused[found] = verdict
