@@ -11,10 +11,11 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.catalog import editing
-from aibrother_node.catalog.desk import content_of, utc_now
+from aibrother_node.catalog.desk import utc_now
 from aibrother_node.catalog.entries import Entry, Part
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.names import part_filename
+from aibrother_node.catalog.reading import content_of
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.digest import Digest
 from aibrother_node.store.disk import Disk

@@ -5,7 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from aibrother_node.catalog.desk import Desk, Signing, follow, utc_now
+from aibrother_node.catalog.desk import Desk, Signing, utc_now
+from aibrother_node.catalog.indexing import follow
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.catalog.roles import OFFLINE_ROLES

@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from aibrother_node.catalog.desk import STABLE, catalog, utc_now
+from aibrother_node.catalog.desk import utc_now
+from aibrother_node.catalog.reading import STABLE, catalog
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.catalog.values import time_text
 from aibrother_node.errors import NodeError

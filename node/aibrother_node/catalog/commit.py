@@ -182,7 +182,7 @@ def prepare(state: State, change: Change, signing: Signing) -> Prepared:
     after = State(
         files,
         root,
-        state.root if new_root else state.previous_root,
+        [state.root, *state.former_roots] if new_root else state.former_roots,
         timestamp,
         snapshot,
         {**state.loaded, **{role: file.payload for role, file in made.items()}},

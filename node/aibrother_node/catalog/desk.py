@@ -3,56 +3,39 @@
     read what is signed now → decide (editing.py) → sign and write (repository.py) → index → tell the workers
 
 Whoever sits here holds the data directory's lock: a command on a stopped node, or the control process. The index and
-the workers follow the files: an interruption between the commit and the index is made up for by `follow`, at the next
-start.
+the workers follow the files (indexing.py).
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.catalog import editing
-from aibrother_node.catalog.entries import (
-    CHANNELS,
-    MAX_CATALOG_BYTES,
-    MAX_RELEASES_BYTES,
-    CatalogDocument,
-    Channel,
-    Entry,
-    ReleasesDocument,
-    decode_catalog,
-    decode_releases,
-)
+from aibrother_node.catalog.entries import CHANNELS, Channel, Entry
+from aibrother_node.catalog.indexing import follow, release_columns, state_name, tell_workers, yanked_rows
 from aibrother_node.catalog.keys import KeyRing
-from aibrother_node.catalog.names import parse_reference, part_filename
+from aibrother_node.catalog.names import parse_reference
+from aibrother_node.catalog.reading import content_of
 from aibrother_node.catalog.repository import Repository
-from aibrother_node.content.digest import Digest
 from aibrother_node.content.gguf import GgufError, read_header
-from aibrother_node.errors import Gone, InvalidInput, NodeError, NotFound, VerificationFailed
-from aibrother_node.store.generation import Generation
+from aibrother_node.errors import InvalidInput, NodeError, NotFound, VerificationFailed
 from aibrother_node.store.incoming import read_at
-from aibrother_node.store.index import TargetRow, YankedRow
+from aibrother_node.store.index import TargetRow
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from datetime import timedelta
 
     from tuf.api.metadata import TargetFile
 
-    from aibrother_node.catalog.names import Reference
+    from aibrother_node.content.digest import Digest
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.disk import Disk
-    from aibrother_node.store.layout import Layout
 
 _MAX_KEYS: Final = 16  # of one role
-_MAX_TIMESTAMP: Final = 64 << 10
-STABLE: Final = editing.catalog_path("stable")
-STAGING: Final = editing.catalog_path("staging")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,40 +74,6 @@ class Done:
             "targets": dict(self.targets),
             "versions": dict(self.versions),
         }
-
-
-def state_name(layout: Layout) -> str | None:
-    """Names the catalog on disk: the SHA-256 of its timestamp; None where there is none."""
-    try:
-        return hashlib.sha256((layout.catalog / "metadata" / "timestamp.json").read_bytes()).hexdigest()
-    except FileNotFoundError:
-        return None
-
-
-def timestamp_expires(layout: Layout) -> datetime | None:
-    """When the catalog's timestamp on disk expires, going by what it says; None where there is none."""
-    try:
-        with (layout.catalog / "metadata" / "timestamp.json").open("rb") as file:
-            signed = json.loads(file.read(_MAX_TIMESTAMP))["signed"]
-        return datetime.strptime(signed["expires"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-
-
-def follow(store: BlobStore, disk: Disk) -> bool:
-    """Make the index say what the catalog's files say, verified by their own root, and tell the workers.
-
-    Returns:
-        Whether it had to be done.
-    """
-    state = state_name(store.layout)
-    if state is None or store.catalog_state() == state:
-        return False
-    repository = Repository.open(store.layout.catalog, disk)
-    rows = [_row(path, target) for path, target in repository.targets()]
-    store.put_catalog(state, rows, _yanked_rows(content_of(repository)), whole=True)
-    _tell_workers(store.layout)
-    return True
 
 
 class Desk:
@@ -294,15 +243,15 @@ class Desk:
         versions = repository.commit(edit, self._keyring(), now)
         if versions:
             changed = [
-                TargetRow(path, target.sha256, target.length, *_release(target.custom))
+                TargetRow(path, target.sha256, target.length, *release_columns(target.custom))
                 for path, target in edit.targets.items()
                 if target is not None
             ]
             removed = [path for path, target in edit.targets.items() if target is None]
             state = state_name(self._store.layout)
             assert state is not None
-            self._store.put_catalog(state, changed, _yanked_rows(edit.content), removed=removed, whole=False)
-            _tell_workers(self._store.layout)
+            self._store.put_catalog(state, changed, yanked_rows(edit.content), removed=removed, whole=False)
+            tell_workers(self._store.layout)
         return Done(tuple(edit.entries), _told(edit, before), versions)
 
     def _check_gguf(self, filename: str, digest: Digest, size: int) -> None:
@@ -315,50 +264,6 @@ class Desk:
             raise VerificationFailed(f"{filename} is not promoted: {error}") from error
         finally:
             blob.close()
-
-
-def content_of(repository: Repository) -> editing.Content:
-    """What is published, as it is signed now."""
-    return editing.Content(
-        catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name)
-    )
-
-
-def catalog(repository: Repository, path: str) -> CatalogDocument:
-    """A channel's document as it is signed now."""
-    data = repository.document(path)
-    if data is None:
-        raise VerificationFailed(f"the catalog has no {path}")
-    return decode_catalog(data, MAX_CATALOG_BYTES)
-
-
-def releases(repository: Repository, name: str) -> ReleasesDocument | None:
-    """All releases of one model; None where it has none."""
-    data = repository.document(editing.releases_path(name))
-    return None if data is None else decode_releases(data, MAX_RELEASES_BYTES)
-
-
-def find(repository: Repository, reference: Reference) -> list[Entry]:
-    """The stable releases that a reference means: of each variant the newest, or the version named.
-
-    Raises:
-        NotFound: there is none.
-        Gone: it was withdrawn.
-    """
-    stones = {stone.key: stone for stone in catalog(repository, STABLE).yanked}
-    document = releases(repository, reference.name)
-    named = [
-        entry
-        for entry in (() if document is None else document.releases)
-        if reference.variant in (None, entry.variant) and reference.version in (None, entry.version)
-    ]
-    found = {entry.variant: entry for entry in named if entry.key not in stones}  # oldest first: the newest stays
-    if not found and named:
-        stone = stones[named[-1].key]
-        raise Gone(f"{reference} was withdrawn: {stone.reason}")
-    if not found:
-        raise NotFound(f"the catalog has no {reference}")
-    return [found[variant] for variant in sorted(found)]
 
 
 def utc_now() -> datetime:
@@ -374,43 +279,9 @@ def _references(texts: list[str]) -> list[Any]:
     return [parse_reference(text) for text in texts]
 
 
-def _release(custom: Mapping[str, Any] | None) -> tuple[str | None, str | None, str | None, Digest | None]:
-    if custom is None:
-        return None, None, None, None
-    return custom["name"], custom["version"], custom["variant"], Digest.parse(custom["chunks"])
-
-
-def _row(path: str, target: TargetFile) -> TargetRow:
-    return TargetRow(path, Digest.from_hex(target.hashes["sha256"]), target.length, *_release(target.custom))
-
-
-def _yanked_rows(content: editing.Content) -> Iterator[YankedRow]:
-    """The paths that withdrawn releases had; where a moving name among them is a target again, that wins."""
-    known: dict[str, ReleasesDocument] = {}
-    for stone in content.stable.yanked:
-        if stone.name not in known:
-            known[stone.name] = content.releases(stone.name)
-        for entry in known[stone.name].releases:
-            if entry.key == stone.key:
-                for part, moving in zip(entry.files, entry.moving_filenames(), strict=True):
-                    yield YankedRow(f"models/{part.filename}", part.sha256, stone.reason)
-                    yield YankedRow(f"models/{moving}", part.sha256, stone.reason)
-    for stone in content.staging.yanked:
-        if stone.sha256 is not None:  # the parts of a shard set aren't known any more
-            yield YankedRow(f"staging/{part_filename(*stone.key)}", stone.sha256, stone.reason)
-
-
 def _told(edit: editing.Edit, before: Mapping[str, TargetFile | None]) -> dict[str, str]:
     told = {}
     for path, target in edit.targets.items():
         old = before[path]
         told[path] = "removed" if target is None else "new" if old is None else "changed"
     return told
-
-
-def _tell_workers(layout: Layout) -> None:
-    generation = Generation(layout.generation, writable=True)
-    try:
-        generation.raise_it()
-    finally:
-        generation.close()

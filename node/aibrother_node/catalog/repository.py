@@ -118,7 +118,7 @@ class Repository:
             root = found
         else:
             files.write([(path, sign_role("root", root, [root], keyring))])
-        state = State(files, root, None, Timestamp(expires=now), Snapshot(expires=now, meta={}))
+        state = State(files, root, (), Timestamp(expires=now), Snapshot(expires=now, meta={}))
         payloads = {
             "targets": Targets(delegations=top_delegations(keys, signers)),
             "models": Targets(delegations=bin_delegations(keys["models"], signers.get("models", 1))),

@@ -1,7 +1,8 @@
 """What the catalog's files say, verified from the signer's own root downwards.
 
-A signer reads its own files by the rules that clients follow, but for two: it accepts what has expired, since it is
-here to sign it anew, and right after an interrupted root rotation it still knows what the root before allowed.
+A node reads its own files by the rules that clients follow, but for two: it accepts what has expired, since a signer is
+here to sign it anew, and right after an interruption it still knows what the roots before allowed: the signer's last
+one, or the several that a node which was away for long took over at once.
 """
 
 from __future__ import annotations
@@ -80,7 +81,7 @@ class State:
     Attributes:
         files: where it is.
         root: the newest root.
-        previous_root: the one before; None for the first.
+        former_roots: the ones before, newest first.
         timestamp, snapshot: as they are on disk.
         loaded: targets roles that were read so far.
         resign: top-level roles that the newest root no longer accepts as they are: a rotation was interrupted.
@@ -88,7 +89,7 @@ class State:
 
     files: CatalogFiles
     root: Root
-    previous_root: Root | None
+    former_roots: Sequence[Root]
     timestamp: Timestamp
     snapshot: Snapshot
     loaded: dict[str, Targets] = field(default_factory=dict)
@@ -103,15 +104,15 @@ class State:
             VerificationFailed: the files don't fit together.
         """
         resign: set[str] = set()
-        root, previous = _root_chain(files)
-        timestamp = _top_level(files.read_role(files.timestamp, "timestamp"), Timestamp, root, previous, resign)
+        root, *former = _root_chain(files)
+        timestamp = _top_level(files.read_role(files.timestamp, "timestamp"), Timestamp, root, former, resign)
         meta = timestamp.snapshot_meta
         data = files.read_role(files.role("snapshot", meta.version), "snapshot")
         _check_bytes(data, meta.verify_length_and_hashes, f"{meta.version}.snapshot.json")
-        snapshot = _top_level(data, Snapshot, root, previous, resign)
+        snapshot = _top_level(data, Snapshot, root, former, resign)
         if snapshot.version != meta.version:
             raise VerificationFailed(f"timestamp names snapshot version {meta.version}, found {snapshot.version}")
-        state = cls(files, root, previous, timestamp, snapshot, resign=resign)
+        state = cls(files, root, former, timestamp, snapshot, resign=resign)
         state.role("targets")
         return state
 
@@ -132,7 +133,7 @@ class State:
             _check_bytes(data, meta.verify_length_and_hashes, path.name)
             delegator = delegator_of(name)
             if delegator == "root":
-                payload = _top_level(data, Targets, self.root, self.previous_root, self.resign)
+                payload = _top_level(data, Targets, self.root, self.former_roots, self.resign)
             else:
                 metadata = parse(data, Targets, path.name)
                 check_signed(name, metadata, [self.role(delegator)])
@@ -149,13 +150,16 @@ class State:
         return {**top, **below}
 
 
-def _root_chain(files: CatalogFiles) -> tuple[Root, Root | None]:
-    """Walk from the oldest root to the newest; each must be signed by the keys of the one before and by its own."""
+def _root_chain(files: CatalogFiles) -> list[Root]:
+    """Walk from the oldest root to the newest; each must be signed by the keys of the one before and by its own.
+
+    Returns:
+        All of them, newest first.
+    """
     numbers = sorted(version for role, version, _ in files.numbered() if role == "root") if _exists(files) else []
     if not numbers:
         raise NotFound(f"no catalog at {files.folder}")
-    root: Root | None = None
-    previous: Root | None = None
+    chain: list[Root] = []
     for number, expected in zip(numbers, range(numbers[0], numbers[-1] + 1), strict=False):
         if number != expected:
             raise VerificationFailed(f"root version {expected} is missing: roots are kept for ever")
@@ -163,27 +167,33 @@ def _root_chain(files: CatalogFiles) -> tuple[Root, Root | None]:
         metadata = parse(files.read_role(path, "root"), Root, path.name)
         if metadata.signed.version != number:
             raise VerificationFailed(f"{path.name} holds version {metadata.signed.version}")
-        check_signed("root", metadata, [metadata.signed] if root is None else [root, metadata.signed])
-        root, previous = metadata.signed, root
-    assert root is not None
-    return root, previous
+        check_signed("root", metadata, [*chain[:1], metadata.signed])
+        chain.insert(0, metadata.signed)
+    return chain
 
 
 def _exists(files: CatalogFiles) -> bool:
     return files.metadata.is_dir()
 
 
-def _top_level(data: bytes, kind: type[S], root: Root, previous: Root | None, resign: set[str]) -> S:
-    """Read metadata that root delegates; the root before may stand in, and then `resign` is told."""
+def _top_level(data: bytes, kind: type[S], root: Root, former: Sequence[Root], resign: set[str]) -> S:
+    """Read metadata that root delegates; one of the roots before may stand in, and then `resign` is told."""
     metadata = parse(data, kind, f"{kind.type}.json")
     try:
         check_signed(kind.type, metadata, [root])
     except VerificationFailed:
-        if previous is None:
+        if not any(_signed_by(kind.type, metadata, one) for one in former):
             raise
-        check_signed(kind.type, metadata, [previous])
         resign.add(kind.type)
     return metadata.signed
+
+
+def _signed_by(role: str, metadata: Metadata[Any], delegator: Root) -> bool:
+    try:
+        check_signed(role, metadata, [delegator])
+    except VerificationFailed:
+        return False
+    return True
 
 
 def _check_bytes(data: bytes, verify: Callable[[bytes], None], name: str) -> None:

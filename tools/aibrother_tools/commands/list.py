@@ -15,7 +15,7 @@ from aibrother_tools.app import App, data_option, human_bytes, json_option, pass
 @pass_app
 def list_(app: App, channel: str, all_versions: bool, as_json: bool) -> None:
     """List the releases of a channel."""
-    from aibrother_node.catalog.desk import STABLE, STAGING, catalog, releases
+    from aibrother_node.catalog.reading import STABLE, STAGING, catalog, releases
     from aibrother_tools.catalog_client import open_catalog
 
     repository = open_catalog(app.load().config)

@@ -17,8 +17,8 @@ from aibrother_tools.commands._edit_catalog import REFERENCES
 @pass_app
 def show(app: App, references: tuple[str, ...], as_json: bool) -> None:
     """Show the entries of releases: the newest, or the version named."""
-    from aibrother_node.catalog.desk import find
     from aibrother_node.catalog.names import parse_reference
+    from aibrother_node.catalog.reading import find
     from aibrother_tools.catalog_client import open_catalog
 
     repository = open_catalog(app.load().config)

@@ -11,7 +11,8 @@ import socket
 import stat
 from typing import TYPE_CHECKING, Final
 
-from aibrother_node.catalog.desk import timestamp_expires, utc_now
+from aibrother_node.catalog.desk import utc_now
+from aibrother_node.catalog.indexing import timestamp_expires
 from aibrother_node.errors import ConfigurationError
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.fleet.nearest import Place
