@@ -17,11 +17,14 @@ from aibrother_node.web.targets import (
     EntryTarget,
     HealthTarget,
     MetadataTarget,
+    MetalinkTarget,
+    MirrorsTarget,
     PartTarget,
     ReadyTarget,
     ServerTarget,
     Target,
     TufTarget,
+    carries_via,
     parse_target,
 )
 
@@ -57,6 +60,11 @@ MANIFEST = Digest.from_hex(OTHER)
         (f"/v1/chunks/sha256/{HEX}", ChunksTarget(DIGEST)),
         (f"/v1/chunks/sha256:{HEX}?manifest=sha256:{OTHER}", ChunksTarget(DIGEST, MANIFEST)),
         (f"/v1/chunks/sha256:{HEX}?manifest=sha256%3A{OTHER}&filename=x", ChunksTarget(DIGEST, MANIFEST)),
+        (f"/v1/blobs/sha256:{HEX}.meta4", MetalinkTarget(BlobTarget(DIGEST))),
+        (f"/v1/blobs/sha256/{HEX}.meta4?filename=a.gguf", MetalinkTarget(BlobTarget(DIGEST, "a.gguf"))),
+        (f"/v1/blobs/sha256:{HEX}?via=0123&filename=x", BlobTarget(DIGEST, "x")),
+        (f"/v1/mirrors?digest=sha256:{HEX}", MirrorsTarget(DIGEST)),
+        (f"/v1/mirrors?a=b&digest=sha256%3A{HEX}", MirrorsTarget(DIGEST)),
         ("/healthz", HealthTarget()),
         ("/healthz?verbose", HealthTarget()),
         ("/readyz", ReadyTarget()),
@@ -162,7 +170,7 @@ def test_any_text_is_a_target_or_refused(raw: str) -> None:
         target = parse_target(raw)
     except (InvalidInput, NotFound):
         return
-    assert isinstance(target, BlobTarget | ChunksTarget | HealthTarget | ReadyTarget | ServerTarget)
+    assert isinstance(target, BlobTarget | ChunksTarget | HealthTarget | MetalinkTarget | ReadyTarget | ServerTarget)
 
 
 @law
@@ -186,6 +194,8 @@ def test_what_a_client_escapes_comes_back(raw_digest: bytes, filename: str) -> N
         ("/models/phi-2-1.0-q4.gguf", PartTarget("models/phi-2-1.0-q4.gguf", "phi-2-1.0-q4.gguf")),
         ("/staging/phi-2-1.0-q4.gguf", PartTarget("staging/phi-2-1.0-q4.gguf", "phi-2-1.0-q4.gguf")),
         ("/models/phi-2-q4.gguf.json", EntryTarget("models/phi-2-q4.gguf")),
+        ("/models/a-q4.gguf.meta4", MetalinkTarget(PartTarget("models/a-q4.gguf", "a-q4.gguf"))),
+        ("/staging/a-1-q4.gguf.meta4?x=1", MetalinkTarget(PartTarget("staging/a-1-q4.gguf", "a-1-q4.gguf"))),
         ("/metadata/timestamp.json", MetadataTarget("timestamp.json")),
         ("/metadata/12.models-a.json", MetadataTarget("12.models-a.json")),
         (f"/targets/{HEX}.fleet.json", TufTarget("", DIGEST, "fleet.json")),
@@ -208,6 +218,9 @@ def test_names_of_the_catalog(raw: str, target: Target) -> None:
         "/models/a/b.gguf",
         "/models/..%2F..%2Fnode.key",
         "/models/a.json",
+        "/models/catalog.json.meta4",
+        "/models/a.gguf.meta4.meta4",
+        "/models/a.gguf.json.meta4",
         "/staging/a.releases.json",
         "/models/" + "a" * 260 + ".gguf",
         "/metadata/root.json",
@@ -229,3 +242,43 @@ def test_names_of_the_catalog(raw: str, target: Target) -> None:
 def test_what_is_no_name_of_the_catalog(raw: str) -> None:
     with pytest.raises(NotFound):
         parse_target(raw)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "/v1/mirrors",
+        "/v1/mirrors?",
+        "/v1/mirrors?digest",
+        "/v1/mirrors?digest=",
+        f"/v1/mirrors?digest={HEX}",
+        f"/v1/mirrors?digest=sha256:{HEX.upper()}",
+        f"/v1/mirrors?digest=sha256:{HEX}&digest=sha256:{OTHER}",
+        "/v1/blobs/sha256:.meta4",
+        "/v1/blobs/.meta4",
+        f"/v1/blobs/sha256/{HEX[:-1]}.meta4",
+        f"/v1/blobs/sha256:{HEX}.meta4.meta4",
+    ],
+)
+def test_mirrors_and_metalinks_need_a_digest(raw: str) -> None:
+    with pytest.raises(InvalidInput):
+        parse_target(raw)
+
+
+@pytest.mark.parametrize(
+    ("raw", "carried"),
+    [
+        ("/x", False),
+        ("/x?", False),
+        ("/x?via", True),
+        ("/x?via=", True),
+        ("/x?via=me", True),
+        ("/x?a=1&via=me", True),
+        ("/x?v%69a=me", True),
+        ("/x?trivia=1&a=via", False),
+        ("/via?a", False),
+        ("/x?%zz&%=&via=1", True),
+    ],
+)
+def test_via_is_seen_whatever_its_value(raw: str, *, carried: bool) -> None:
+    assert carries_via(raw) is carried

@@ -60,7 +60,7 @@ def metalink(
     """
     if not sources:
         raise InvalidInput("a Metalink names at least one source")
-    if pieces is not None and not _fit(pieces, digest, size):
+    if pieces is not None and not are_pieces_of(pieces, digest, size):
         raise InvalidInput(f"these are no {FIXED_1} pieces of {digest}")
     name = _NOT_XML.sub("", clean_filename(filename)) or digest.hex
     lines = [
@@ -78,8 +78,8 @@ def metalink(
     return "\n".join(lines).encode()
 
 
-def _fit(pieces: ChunkManifest, digest: Digest, size: int | None) -> bool:
-    """Whether pieces are this file's, and all of one length but the last, as RFC 5854, 4.2.11 wants them."""
+def are_pieces_of(pieces: ChunkManifest, digest: Digest, size: int | None) -> bool:
+    """Whether a manifest is this file's `fixed/1`: all of one length but the last, as RFC 5854, 4.2.11 wants pieces."""
     return (
         pieces.chunker == FIXED_1
         and pieces.blob == digest

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import re
-import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal, TypeVar
 
@@ -102,7 +101,7 @@ class FleetSight:
         layout: Layout,
         catalog: CatalogFiles,
         settings: MirrorSettings,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float],
     ) -> None:
         self.settings = settings
         self.has_peers = False

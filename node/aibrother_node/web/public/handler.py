@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 import secrets
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
@@ -96,6 +97,7 @@ class PublicPlane:
         settings: what a reload changes, by `configure`.
         checks: what `/readyz` asks.
         report: called after each answer with (request, status, body bytes promised, whether all were sent).
+        clock: seconds since 1970.
         cache: open blobs.
         catalog: names, documents and metadata.
         sight: the fleet; it wants a `refresh` each second.
@@ -106,6 +108,7 @@ class PublicPlane:
     settings: Settings
     checks: Sequence[Callable[[], Coroutine[None, None, Check]]] = ()
     report: Callable[[Request, int, int, bool], None] | None = None
+    clock: Callable[[], float] = time.time
     cache: BlobCache = field(default_factory=BlobCache)
     catalog: CatalogFiles = field(init=False)
     sight: FleetSight = field(init=False)
@@ -116,7 +119,7 @@ class PublicPlane:
 
     def __post_init__(self) -> None:
         self.catalog = CatalogFiles(self.reader.layout)
-        self.sight = FleetSight(self.reader.layout, self.catalog, self.settings.mirrors)
+        self.sight = FleetSight(self.reader.layout, self.catalog, self.settings.mirrors, self.clock)
         self._mirrors = Mirrors(self.reader, self.catalog, self.sight)
         self._generation = Generation(self.reader.layout.generation)
         self._seen = self._generation.now()

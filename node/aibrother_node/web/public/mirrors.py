@@ -13,7 +13,7 @@ from aibrother_node.errors import Gone, NotFound
 from aibrother_node.fleet.nearest import Mirror, is_strictly_nearer, nearest
 from aibrother_node.web.answer import Answer, Representation, entity_tag
 from aibrother_node.web.disposition import clean_filename
-from aibrother_node.web.metalink import METALINK_TYPE, Source, metalink
+from aibrother_node.web.metalink import METALINK_TYPE, Source, are_pieces_of, metalink
 from aibrother_node.web.public.fleet_sight import Client, FleetSight, remember
 from aibrother_node.web.targets import BlobTarget, PartTarget, carries_via
 
@@ -196,7 +196,7 @@ class Mirrors:
                 manifest = self._reader.read_manifest(candidate, max_manifest)
             except NotFound:
                 continue
-            if manifest.blob == digest and size in (None, manifest.size):
+            if are_pieces_of(manifest, digest, size):
                 return manifest
         return None
 
