@@ -66,17 +66,17 @@ def test_urls_name_the_loopback_where_all_addresses_are_bound() -> None:
 
 
 def test_sockets_of_others_are_not_taken() -> None:
-    assert passed_by_parent({}, 2) == []
-    assert passed_by_parent({"LISTEN_PID": "1", "LISTEN_FDS": "1"}, 2) == []
-    assert passed_by_parent({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"}, 2) == []
+    assert passed_by_parent({}) == []
+    assert passed_by_parent({"LISTEN_PID": "1", "LISTEN_FDS": "1"}) == []
+    assert passed_by_parent({"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "x"}) == []
 
 
 def test_passed_sockets_are_shared_by_the_workers() -> None:
     program = (
         "import os\n"
-        "from aibrother_tools.serve.sockets import passed_by_parent\n"
+        "from aibrother_tools.serve.sockets import passed_by_parent, share_out\n"
         "environ = {'LISTEN_PID': str(os.getpid()), 'LISTEN_FDS': '1'}\n"
-        "print([[s.fileno() for s in mine] for mine in passed_by_parent(environ, 2)])\n"
+        "print([[s.fileno() for s in mine] for mine in share_out(passed_by_parent(environ), 2)])\n"
     )
     listener = socket.create_server(("127.0.0.1", 0))
     shell = f'exec "$0" -c "$1" 3<&{listener.fileno()}'

@@ -116,6 +116,7 @@ class FleetSection(Section):
     seeds: Urls = ()
     gossip_interval: Annotated[Duration, Field(ge=0.1, le=3600)] = 1.0
     fanout: Annotated[int, Field(ge=1, le=32)] = 3
+    forget_after: Annotated[Duration, Field(ge=5, le=30 * 86_400)] = 3600.0
 
 
 class StoreSection(Section):

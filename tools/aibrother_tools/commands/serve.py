@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @data_option
 @click.option("--host", multiple=True, metavar="H", help="Address to listen on; may be repeated.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of the public plane; 0 picks a free one.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the public plane; 0 picks a free one, of all planes.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes of the public plane.")
 @json_option
 @pass_app
@@ -45,7 +45,7 @@ def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None
     def reload() -> NodeConfig:
         return app.load(overrides).config
 
-    return run(loaded.config, reload=reload, say=_say, as_json=as_json)
+    return run(loaded.config, origins=loaded.origins, reload=reload, say=_say, as_json=as_json)
 
 
 def _say(line: str) -> None:

@@ -6,6 +6,7 @@ import argparse
 import asyncio
 import logging
 import os
+import socket
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 
@@ -14,34 +15,53 @@ from aiohttp import web
 from aibrother_node.catalog.desk import Desk, utc_now
 from aibrother_node.catalog.indexing import follow
 from aibrother_node.errors import NodeError, NotFound
+from aibrother_node.metrics import FleetMetrics
 from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
+from aibrother_node.store.index import IndexReader
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
 from aibrother_node.web.control.local_socket import NAME, LocalSocket
+from aibrother_node.web.control.plane import ControlPlane
 from aibrother_tools.catalog_client import signing
 from aibrother_tools.reports import status_report
 from aibrother_tools.serve.child import every, run_child
+from aibrother_tools.serve.tls import make_context, renew_certificate
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    import ssl
+    from collections.abc import Mapping, Sequence
 
     from aibrother_node.config import NodeConfig
     from aibrother_tools.serve.fleet_service import FleetService
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
+_SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
 _LOG: Final = logging.getLogger(__name__)
 
 
 class Control:
-    """Opens the store and serves the local plane.
+    """Opens the store, serves the local plane and the control plane, and takes part in the fleet.
 
     Args:
         lock_fd: the data directory's lock, inherited from the supervisor.
+        control_sockets, fleet_sockets, metrics_sockets: what listens for these planes, inherited as well.
     """
 
-    def __init__(self, lock_fd: int) -> None:
+    def __init__(
+        self,
+        lock_fd: int,
+        control_sockets: Sequence[socket.socket] = (),
+        fleet_sockets: Sequence[socket.socket] = (),
+        metrics_sockets: Sequence[socket.socket] = (),
+    ) -> None:
         self._lock_fd = lock_fd
+        self._control_sockets = list(control_sockets)
+        self._fleet_sockets = list(fleet_sockets)
+        self._metrics_sockets = list(metrics_sockets)
+        self._fleet_context: ssl.SSLContext | None = None
+        self._metrics = FleetMetrics()
+        self._planes: list[web.AppRunner] = []
         self._config: NodeConfig
         self._thread: StoreThread
         self._runner: web.AppRunner
@@ -59,7 +79,9 @@ class Control:
             await self._thread.change(lambda store: follow(store, Disk()))
         except NodeError as error:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
-        self._runner = web.AppRunner(LocalPlane(self._thread, self._status, self._edit, self._peers).application(), access_log=None)
+        self._runner = web.AppRunner(
+            LocalPlane(self._thread, self._status, self._edit, self._peers).application(), access_log=None
+        )
         await self._runner.setup()
         (layout.run / NAME).unlink(missing_ok=True)  # the lock is ours, so whoever left it is gone
         with LocalSocket(layout.run) as address:
@@ -68,24 +90,47 @@ class Control:
                 await web.UnixSite(self._runner, address).start()
             finally:
                 os.umask(mask)
+        if self._fleet_sockets:
+            self._fleet_context = make_context(config.public)
+        plane = ControlPlane(self._metrics.registry, self._measure)
+        await self._serve(plane.application(), self._control_sockets)
+        await self._serve(plane.metrics_alone(), self._metrics_sockets)
         self._tasks = [
             asyncio.create_task(self._tidy_up(), name="tidy up"),
             asyncio.create_task(every(_REFRESH, self._refresh), name="refresh"),
         ]
 
     async def reload(self, config: NodeConfig) -> None:
-        """Take over what status shows; the store's own settings need a restart."""
+        """Take over what status shows, and the certificate; the store's own settings need a restart."""
+        if self._fleet_context is not None and config.public.tls_certificate is not None:
+            await asyncio.to_thread(renew_certificate, self._fleet_context, config.public)
         self._config = config
 
     async def drain(self, patience: float) -> None:
         """Finish the running change, and stop."""
         async with asyncio.timeout(patience + 1):
-            await self._runner.cleanup()
+            for runner in (self._runner, *self._planes):
+                await runner.cleanup()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         (Layout(self._config.node.data).run / NAME).unlink(missing_ok=True)
         await self._thread.close()
+
+    async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
+        if not sockets:
+            return
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN)
+        await runner.setup()
+        self._planes.append(runner)
+        for sock in sockets:
+            await web.SockSite(runner, sock).start()
+
+    async def _measure(self) -> None:
+        """Before metrics are shown: what the index knows without being told."""
+        totals = await asyncio.to_thread(IndexReader(Layout(self._config.node.data).index).totals)
+        if totals is not None:
+            self._metrics.store(*totals)
 
     async def _tidy_up(self) -> None:
         try:
@@ -137,8 +182,12 @@ def main() -> None:
     parser.add_argument("--parent", type=int, required=True)
     parser.add_argument("--name", required=True)
     parser.add_argument("--lock", type=int, required=True)
+    planes = ("control", "fleet", "metrics")
+    for plane in planes:
+        parser.add_argument(f"--{plane}-listen", type=int, nargs="*", default=[])
     options = parser.parse_args()
-    run_child(options.name, lambda: Control(options.lock), options.channel, options.parent)
+    sockets = [[socket.socket(fileno=fd) for fd in getattr(options, f"{plane}_listen")] for plane in planes]
+    run_child(options.name, lambda: Control(options.lock, *sockets), options.channel, options.parent)
 
 
 if __name__ == "__main__":

@@ -13,24 +13,31 @@ from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_tools.serve.logs import set_up_logging
 from aibrother_tools.serve.notify import Notifier
 from aibrother_tools.serve.places import check_places
-from aibrother_tools.serve.sockets import bind_all, passed_by_parent, reachable_url
+from aibrother_tools.serve.planes import listen
 from aibrother_tools.serve.supervisor import Supervisor
 from aibrother_tools.serve.tls import make_context
 
 if TYPE_CHECKING:
-    import socket
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aibrother_node.config import NodeConfig
 
 _LOCK_PATIENCE: Final = 10.0
 
 
-def serve(config: NodeConfig, *, reload: Callable[[], NodeConfig], say: Callable[[str], None], as_json: bool) -> int:
+def serve(
+    config: NodeConfig,
+    *,
+    origins: Mapping[str, str],
+    reload: Callable[[], NodeConfig],
+    say: Callable[[str], None],
+    as_json: bool,
+) -> int:
     """Run a node until a signal ends it.
 
     Args:
         config: the checked configuration.
+        origins: for each key that somebody set, who.
         reload: reads the configuration again.
         say: prints a line on stdout.
         as_json: the ready line as a JSON object.
@@ -57,26 +64,18 @@ def serve(config: NodeConfig, *, reload: Callable[[], NodeConfig], say: Callable
             f"{layout.root} is in use: a node is running on it already, or a command is changing it"
         ) from None
     with lock:
-        public = config.public
-        sockets = passed_by_parent(os.environ, public.workers, public.congestion_control) or bind_all(
-            public.host, public.port, public.workers, public.congestion_control
-        )
-        urls = _urls(sockets, "https" if public.tls_certificate else "http")
+        listening = listen(config, origins, layout, os.environ)
+        urls = listening.urls(config)
 
         def announce() -> None:
             if as_json:
-                say(json.dumps({"event": "ready", "node": node_id, "pid": os.getpid(), "urls": {"public": urls}}))
+                say(json.dumps({"event": "ready", "node": node_id, "pid": os.getpid(), "urls": urls}))
             else:
-                say(f"ready: {' '.join(urls)} (node {node_id[:12]}, {public.workers} workers)")
+                say(f"ready: {' '.join(urls['public'])} (node {node_id[:12]}, {config.public.workers} workers)")
 
         async def run() -> int:
             return await Supervisor(
-                config, reload=reload, lock=lock, sockets=sockets, notifier=Notifier(os.environ), announce=announce
+                config, reload=reload, lock=lock, listening=listening, notifier=Notifier(os.environ), announce=announce
             ).run()
 
         return asyncio.run(run())
-
-
-def _urls(sockets: list[list[socket.socket]], scheme: str) -> list[str]:
-    # IPv4 first: it is what works from the most programs when copied by hand
-    return sorted({reachable_url(sock, scheme) for mine in sockets for sock in mine}, key=lambda url: ("[" in url, url))

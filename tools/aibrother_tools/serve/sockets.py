@@ -1,7 +1,8 @@
-"""The listening sockets: bound once, by the supervisor, and kept open whatever happens to its children.
+"""Listening sockets: bound once, by the supervisor, and kept open whatever happens to its children.
 
-Each worker has a socket of its own on every address (SO_REUSEPORT), so that the kernel spreads connections over them.
-A connection that waits in the queue of a worker that has just died is taken by the worker's successor.
+Which there are, planes.py says. Of the public plane each worker has a socket of its own on every address
+(SO_REUSEPORT), so that the kernel spreads connections over them. A connection that waits in the queue of a worker
+that has just died is taken by the worker's successor.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aibrother_node.errors import NodeError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 BACKLOG: Final = 1024
 _TRIES: Final = 20  # to find a port that is free on all addresses, when any will do
@@ -97,18 +98,15 @@ def _tune(sock: socket.socket, congestion_control: str) -> None:
             raise BindError(f"public.congestion_control: the kernel has no {congestion_control!r}") from error
 
 
-def passed_by_parent(
-    environ: Mapping[str, str], workers: int, congestion_control: str = ""
-) -> list[list[socket.socket]]:
+def passed_by_parent(environ: Mapping[str, str], congestion_control: str = "") -> list[socket.socket]:
     """Take over listening sockets from a service manager or an older supervisor (sd_listen_fds(3)).
 
     Args:
         environ: the environment: `LISTEN_PID` must be this process, `LISTEN_FDS` says how many.
-        workers: how many share them: each gets its own while there are enough, else they share; none is left over.
         congestion_control: as in `bind_all`.
 
     Returns:
-        As `bind_all`; empty when nothing was passed.
+        The sockets in the order of their descriptors; empty when nothing was passed.
 
     Raises:
         BindError: what was passed is not a listening TCP socket.
@@ -119,7 +117,7 @@ def passed_by_parent(
         count = int(environ.get("LISTEN_FDS", "0"))
     except ValueError:
         return []
-    by_address: dict[tuple[str, int], list[socket.socket]] = {}
+    passed = []
     for fd in range(_FIRST_PASSED, _FIRST_PASSED + count):
         try:
             sock = socket.socket(fileno=fd)
@@ -131,10 +129,24 @@ def passed_by_parent(
         sock.set_inheritable(False)
         sock.setblocking(False)
         _tune(sock, congestion_control)
+        passed.append(sock)
+    return passed
+
+
+def share_out(sockets: Iterable[socket.socket], workers: int) -> list[list[socket.socket]]:
+    """Give each worker its sockets: one of its own of each address while there are enough, else they share.
+
+    Args:
+        sockets: at least one.
+        workers: how many there are; none of the sockets is left over.
+
+    Returns:
+        As `bind_all`.
+    """
+    by_address: dict[tuple[str, int], list[socket.socket]] = {}
+    for sock in sockets:
         address = sock.getsockname()
         by_address.setdefault((address[0], address[1]), []).append(sock)
-    if not by_address:
-        return []
     shares: list[list[socket.socket]] = [[] for _ in range(workers)]
     for group in by_address.values():
         # every socket has a worker, and every worker a socket: in one without, clients would wait for ever

@@ -1,4 +1,4 @@
-"""The supervisor: binds the public sockets, starts the children and keeps them alive; it touches no content.
+"""The supervisor: holds the listening sockets, starts the children and keeps them alive; it touches no content.
 
 It holds the data directory's lock and every listening socket for as long as the node runs, so a child may die at any
 time: its successor finds the same sockets, with the clients that wait in them. Children die with it (`channel.py`).
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from aibrother_node.store.layout import DirectoryLock
     from aibrother_tools.serve.notify import Notifier
+    from aibrother_tools.serve.planes import Listening
 
 _LOG: Final = logging.getLogger(__name__)
 SILENCE: Final = 30.0
@@ -75,7 +76,7 @@ class Supervisor:
         config: the checked configuration.
         reload: reads it again.
         lock: the data directory's lock.
-        sockets: for each worker its listening sockets.
+        listening: the sockets; closed when it drains.
         notifier: the service manager.
         announce: called once when every child is ready.
     """
@@ -86,14 +87,14 @@ class Supervisor:
         *,
         reload: Callable[[], NodeConfig],
         lock: DirectoryLock,
-        sockets: list[list[socket.socket]],
+        listening: Listening,
         notifier: Notifier,
         announce: Callable[[], None],
     ) -> None:
         self._config = config
         self._reload = reload
         self._lock = lock
-        self._sockets = sockets
+        self._listening = listening
         self._notifier = notifier
         self._announce = announce
         self._ending = asyncio.Event()
@@ -132,10 +133,19 @@ class Supervisor:
         return self._exit_code
 
     def _specs(self) -> list[ChildSpec]:
-        specs = [
-            ChildSpec("control", "aibrother_tools.serve.control", ["--lock", str(self._lock.fd)], [self._lock.fd]),
-        ]
-        for number, sockets in enumerate(self._sockets):
+        lock = self._lock.fd
+        control = ChildSpec("control", "aibrother_tools.serve.control", ["--lock", str(lock)], [lock])
+        planes = (
+            ("--control-listen", self._listening.control),
+            ("--fleet-listen", self._listening.fleet),
+            ("--metrics-listen", self._listening.metrics),
+        )
+        for option, sockets in planes:
+            fds = [sock.fileno() for sock in sockets]
+            control.arguments.extend([option, *map(str, fds)])
+            control.fds.extend(fds)
+        specs = [control]
+        for number, sockets in enumerate(self._listening.public):
             fds = [sock.fileno() for sock in sockets]
             specs.append(
                 ChildSpec(f"worker-{number}", "aibrother_tools.serve.worker", ["--listen", *map(str, fds)], fds)
@@ -153,7 +163,7 @@ class Supervisor:
             self._ending.set()
             return
         self._announce()
-        self._notifier.ready(f"serving with {len(self._sockets)} workers")
+        self._notifier.ready(f"serving with {len(self._listening.public)} workers")
 
     async def _keep(self, child: _Running) -> None:
         """Start one child, and start it again whenever it ends."""
@@ -237,11 +247,15 @@ class Supervisor:
         self._ending.set()
 
     async def _drain(self) -> None:
-        """Close the sockets, let the workers finish their answers, then end control."""
+        """Close the public sockets, let the workers finish their answers, then end control in the same way.
+
+        So peers and whoever reads metrics are answered for as long as there are downloads.
+        """
         patience = self._config.node.drain_seconds
-        for sock in {sock for sockets in self._sockets for sock in sockets}:
-            sock.close()
+        self._listening.close_public()
         for control_too in (False, True):
+            if control_too:
+                self._listening.close_others()
             group = [child for child in self._children if control_too or child.spec.name != "control"]
             for child in group:
                 if child.channel is not None and child.ready.is_set():
