@@ -169,7 +169,7 @@ class _Gossip:
             buckets=_BYTES,
             registry=registry,
         )
-        for direction in ("in", "out"):
+        for direction in ("sent", "received"):
             self._sizes.labels(direction)
         self._rounds = _Totals(Counter("aibrother_gossip_rounds", "Rounds of gossip.", registry=registry))
         self._records = _Totals(

@@ -29,7 +29,6 @@ _PAUSE: Final = 1.0
 _LONGEST_PAUSE: Final = 120.0
 
 
-
 @dataclass(slots=True)
 class _Copy:
     inventory: PeerInventory = field(default_factory=PeerInventory)
@@ -79,7 +78,9 @@ class PeerInventories:
             if node in self._running or now < copy.not_before or copy.inventory.in_step_with(told):
                 continue
             copy.not_before = now + _PAUSE
-            task = asyncio.create_task(self._bring(node, state.gossip_urls, copy, now), name=f"inventory of {node[:12]}")
+            task = asyncio.create_task(
+                self._bring(node, state.gossip_urls, copy, now), name=f"inventory of {node[:12]}"
+            )
             self._running[node] = task
             task.add_done_callback(lambda done, node=node: self._ended(node, done))
 

@@ -1,4 +1,4 @@
-"""How a running node that doesn't sign keeps its catalog up to date: by gossip at once, by asking around in any case."""
+"""How a running node that doesn't sign keeps its catalog up to date: at once by gossip, and by asking around."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.catalog.desk import utc_now
-from aibrother_node.catalog.following import Followed, Follower
 from aibrother_node.catalog.indexing import follow
 from aibrother_node.errors import NodeError
 from aibrother_node.store.disk import Disk
@@ -17,6 +16,7 @@ from aibrother_replicator.naming import fetcher
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from aibrother_node.catalog.following import Followed, Follower
     from aibrother_node.metrics import FleetMetrics
     from aibrother_node.web.control.local import StoreThread
 
@@ -67,8 +67,12 @@ class CatalogFollowing:
             except (NodeError, OSError) as error:
                 _LOG.error("the catalog can't be followed: %s", error)
                 return None
-        for name, error in followed.refused.items():
-            self._complain(name, error)
+        for name, reason in followed.refused.items():
+            self._complain(name, reason)
+        if followed.incomplete is not None:
+            _LOG.warning("a newer catalog is verified, and not served yet: %s", followed.incomplete)
+        for alarm in followed.alarms:
+            _LOG.error("ALARM: two signers, or a stolen key: %s", alarm)
         if followed.changed:
             _LOG.info("serving catalog %s", ".".join(map(str, followed.status)))
             await self._changed()

@@ -1,6 +1,7 @@
 """The line between the supervisor and one child: JSON objects, one a line, over a socket pair.
 
-Downwards: `{"config": …}` first and at every reload, `{"drain": seconds}` once. Upwards: `{"event": "ready"}`,
+Downwards: `{"config": …}` first and at every reload, `{"draining": true}` to control when
+workers begin to drain, `{"drain": seconds}` once. Upwards: `{"event": "ready"}`,
 `{"event": "alive"}` every few seconds, `{"event": "reloaded", …}`. When it closes, the other side is gone.
 """
 

@@ -34,6 +34,9 @@ class Child(Protocol):
             NodeError: it can't; everything stays as it was.
         """
 
+    async def before_drain(self) -> None:
+        """The node is about to end: workers drain first."""
+
     async def drain(self, patience: float) -> None:
         """Finish what is running, within `patience` seconds, and stop."""
 
@@ -67,6 +70,8 @@ async def _run(name: str, make: Callable[[], Child], end: socket.socket) -> None
                     channel.send(event="ready")
                 else:
                     await _reload(child, config, channel)
+            elif "draining" in message and child is not None:
+                await child.before_drain()
             elif "drain" in message and child is not None:
                 await child.drain(message["drain"])
                 return

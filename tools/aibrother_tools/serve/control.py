@@ -26,6 +26,7 @@ from aibrother_node.web.control.plane import ControlPlane
 from aibrother_tools.catalog_client import signing
 from aibrother_tools.reports import status_report
 from aibrother_tools.serve.child import every, run_child
+from aibrother_tools.serve.fleet_service import FleetService
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aibrother_node.config import NodeConfig
-    from aibrother_tools.serve.fleet_service import FleetService
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
 _SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
@@ -92,6 +92,8 @@ class Control:
                 os.umask(mask)
         if self._fleet_sockets:
             self._fleet_context = make_context(config.public)
+            self._fleet = FleetService(config, layout, self._thread, self._metrics, lambda: self._thread.changes)
+            await self._fleet.start(self._fleet_sockets, self._fleet_context)
         plane = ControlPlane(self._metrics.registry, self._measure)
         await self._serve(plane.application(), self._control_sockets)
         await self._serve(plane.metrics_alone(), self._metrics_sockets)
@@ -106,8 +108,16 @@ class Control:
             await asyncio.to_thread(renew_certificate, self._fleet_context, config.public)
         self._config = config
 
+    async def before_drain(self) -> None:
+        """Let the fleet know, so that it sends no more clients here."""
+        if self._fleet is not None:
+            await self._fleet.leave("draining")
+
     async def drain(self, patience: float) -> None:
         """Finish the running change, and stop."""
+        if self._fleet is not None:
+            await self._fleet.leave("leaving")
+            await self._fleet.close()
         async with asyncio.timeout(patience + 1):
             for runner in (self._runner, *self._planes):
                 await runner.cleanup()

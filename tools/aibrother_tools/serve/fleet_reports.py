@@ -63,3 +63,11 @@ def _peer(state: PeerState) -> dict[str, Any]:
         "load": None if says is None else says.load / 10,
         "software": None if says is None else says.software,
     }
+
+
+def update_metrics(metrics: FleetMetrics, engine: Engine, states: Sequence[PeerState], catalog: CatalogNow) -> None:
+    """Bring metrics up to date; on the engine's thread."""
+    metrics.catalog(catalog.published, catalog.expires)
+    metrics.fleet(len(engine.members), states)
+    metrics.clock_skew(engine.skew()[0])
+    metrics.gossip(engine.counts)

@@ -1,4 +1,4 @@
-"""The fleet's part of the control process: gossip, inventories, the catalog that is followed, and what workers see of it.
+"""The fleet's part of control: gossip, inventories, the catalog that is followed, and what workers see of it.
 
 Composition only. What is decided is decided in `aibrother_node.fleet`; here it gets its clock, its sockets and its
 files. A round goes: what this node says of itself is brought up to date, gossip, then what came of it is acted upon.
@@ -306,7 +306,7 @@ class FleetService:
         async with self._view_lock:
             await asyncio.to_thread(self._view.put_peers, seen, now)
         await self._inventories.look(states, now)
-        await self._gossip.call(lambda engine, at: update_metrics(self._metrics, engine, states, self._catalog, at))
+        await self._gossip.call(lambda engine, _: update_metrics(self._metrics, engine, states, self._catalog))
         await self._follow_gossip()
 
     async def _follow_gossip(self) -> None:

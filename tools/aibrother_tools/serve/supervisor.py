@@ -253,6 +253,9 @@ class Supervisor:
         """
         patience = self._config.node.drain_seconds
         self._listening.close_public()
+        for child in self._children:
+            if child.spec.name == "control" and child.channel is not None and child.ready.is_set():
+                child.channel.send(draining=True)
         for control_too in (False, True):
             if control_too:
                 self._listening.close_others()

@@ -100,6 +100,9 @@ class Worker:
         self._sends.stall_timeout = config.limits.send_timeout
         self._set_access_log(config.log.access_log)
 
+    async def before_drain(self) -> None:
+        """Nothing: the drain itself follows at once."""
+
     async def drain(self, patience: float) -> None:
         """Take no new connections, let answers finish."""
         self._plane.settings.draining = True
