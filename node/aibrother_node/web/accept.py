@@ -1,4 +1,4 @@
-"""Which of two forms of a chunk manifest an Accept header asks for (RFC 9110, section 12.5.1)."""
+"""Which of two forms of an answer an Accept header asks for (RFC 9110, section 12.5.1)."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def prefers_json(accept: str | None) -> bool:
     if CHUNKS_TYPE in weights:
         return msgpack == 0 and wildcard > 0
     return weights.get("text/html", 0) > 0
+
+
+def prefers_openmetrics(accept: str | None) -> bool:
+    """Whether to answer with OpenMetrics and not with Prometheus' older text: where it is named and no less welcome."""
+    if not accept or len(accept) > MAX_ACCEPT:
+        return False
+    weights = _weights(accept)
+    return weights.get("application/openmetrics-text", 0) >= max(1, weights.get("text/plain", 0))
 
 
 def _is_json(name: str) -> bool:

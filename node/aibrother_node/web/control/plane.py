@@ -7,8 +7,10 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
-from prometheus_client.exposition import choose_encoder
+from prometheus_client import exposition
+from prometheus_client.openmetrics import exposition as openmetrics
 
+from aibrother_node.web.accept import prefers_openmetrics
 from aibrother_node.web.answer import problem
 from aibrother_node.web.errors import answer_error
 
@@ -49,8 +51,13 @@ class ControlPlane:
         """Prometheus' text format, or OpenMetrics where it is accepted."""
         if self._refresh is not None:
             await self._refresh()
-        encode, content_type = choose_encoder(", ".join(request.headers.getall("Accept", [])))
-        body = await asyncio.to_thread(encode, self._registry)
+        # not choose_encoder: what it makes of some Accept fields is an exception
+        if prefers_openmetrics(", ".join(request.headers.getall("Accept", []))):
+            content_type = openmetrics.CONTENT_TYPE_LATEST
+            body: bytes = await asyncio.to_thread(openmetrics.generate_latest, self._registry)
+        else:
+            content_type = exposition.CONTENT_TYPE_PLAIN_0_0_4
+            body = await asyncio.to_thread(exposition.generate_latest, self._registry)
         return web.Response(body=body, headers={"Content-Type": content_type, "Cache-Control": "no-store"})
 
 
