@@ -1,0 +1,199 @@
+"""What a fleet of 50 goes through, and what holds whatever happens.
+
+Always, at every honest node: only records that their owners signed are known; of no node an older one than before; who
+died is dead, or unknown, some time later, and stays so. In the end, when it has been quiet for a while and the clocks
+stand: all honest nodes know the same, of each honest node its own latest record, and those who died are forgotten.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeAlias
+
+import pytest
+
+from aibrother_node.fleet.engine import EngineSettings
+from aibrother_node.fleet.table import Verdict
+from counts import rounds
+from sim import liars
+from sim.world import SimNode, World, seeds
+
+SETTINGS = EngineSettings(interval=3.0, refresh=30.0, forget_after=400.0, clock_tolerance=120.0)
+"""Ten rounds a refresh and not thirty: rounds are what costs time here."""
+OFFSETS = 15.0
+NODES = 50
+QUIET = 60.0
+"""Seconds after the trouble's start at which it begins, and seconds after its end until all must be well."""
+DETECTION = 4 * SETTINGS.refresh
+BYTES_PER_ROUND = 24_000
+"""Sent by an honest node in a round, on average."""
+
+Trouble: TypeAlias = Callable[[World, random.Random, float], None]
+"""Told the world before it starts, randomness, and for how many seconds to last; it ends by itself."""
+
+
+def loss(world: World, rng: random.Random, lasting: float) -> None:
+    world.network.loss = 0.3
+
+
+def duplication(world: World, rng: random.Random, lasting: float) -> None:
+    world.network.duplication = 0.5
+
+
+def reordering(world: World, rng: random.Random, lasting: float) -> None:
+    world.network.latency = (0.01, 1.5)
+
+
+def one_way_cuts(world: World, rng: random.Random, lasting: float) -> None:
+    for _ in range(NODES * 10):
+        one, other = rng.sample(world.nodes, 2)
+        world.network.cuts.add((one.id, other.id))
+
+
+def partitions(world: World, rng: random.Random, lasting: float) -> None:
+    def divide() -> None:
+        world.network.islands = [{node.id for node in rng.sample(world.nodes, len(world.nodes) // 2)}]
+
+    divide()
+    world.after(lasting / 2, divide)
+
+
+def mass_restarts(world: World, rng: random.Random, lasting: float) -> None:
+    def restart() -> None:
+        chosen = rng.sample(world.honest, len(world.honest) * 8 // 10)
+        for node in chosen:
+            node.stop()
+        world.after(10, lambda: [node.start() for node in chosen])  # type: ignore[func-returns-value]
+
+    world.after(lasting / 4, restart)
+    world.after(lasting / 2, restart)
+
+
+def restored_backups(world: World, rng: random.Random, lasting: float) -> None:
+    """Nodes start again with an incarnation of last week, and with a clock that is a minute behind."""
+
+    def restore() -> None:
+        for node in rng.sample(world.honest, 5):
+            node.offset -= rng.choice((0.0, 30.0))
+            node.start(incarnation_behind=7 * 86_400)
+
+    world.after(lasting / 2, restore)
+
+
+def cloned_keys(world: World, rng: random.Random, lasting: float) -> None:
+    def clone() -> None:
+        for node in rng.sample(world.honest, 2):
+            twin = world.clone(node)
+            world.after(lasting / 2, twin.stop)
+
+    world.after(lasting / 3, clone)
+
+
+def a_minority_lies(world: World, rng: random.Random, lasting: float) -> None:
+    liars.among(world, 0.05, rng)  # and goes on for ever
+
+
+TROUBLES: dict[str, list[Trouble]] = {
+    "loss": [loss],
+    "duplication": [duplication],
+    "reordering": [reordering],
+    "one-way cuts": [one_way_cuts],
+    "partitions": [partitions],
+    "mass restarts": [mass_restarts],
+    "restored backups": [restored_backups],
+    "cloned keys": [cloned_keys],
+    "a minority lies": [a_minority_lies],
+}
+TROUBLES["everything at once"] = [one for group in TROUBLES.values() for one in group]
+
+
+class Watch:
+    """Looks at all honest nodes every few seconds; what it finds wrong names the seed."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.died: dict[str, float] = {}
+        self._look()
+
+    def kill(self, node: SimNode) -> None:
+        node.stop()
+        self.died[node.id] = self.world.now
+
+    def _look(self) -> None:
+        for node in self.world.honest:
+            for peer in node.engine.peers(node.clock):
+                self._check(node, peer.id, peer.state)
+        self.world.after(5.0, self._look)
+
+    def _check(self, node: SimNode, other: str, state: str) -> None:
+        world, told = self.world, f"{node.id[:8]} of {other[:8]} at {self.world.now:.0f}; SIM_SEED={self.world.seed}"
+        record = node.engine._table.get(other)
+        if record is None:
+            node.seen.pop(other, None)
+            return
+        if other in {one.id for one in world.nodes if isinstance(one, liars.Liar)}:
+            assert record.verify(node.signatures), f"a forged record: {told}"
+            assert record.record.issued < node.clock + SETTINGS.clock_tolerance + 10, f"from the future: {told}"
+        else:
+            assert record.raw in world.signed[other], f"a record that nobody signed: {told}"
+        assert record.order >= node.seen.get(other, record.order), f"an older record than before: {told}"
+        node.seen[other] = record.order
+        if other in self.died and world.now > self.died[other] + DETECTION:
+            assert state == "dead", f"{state}, and should be dead: {told}"
+
+
+def go_through(troubles: list[Trouble], seed: int, lasting: float = 180.0) -> World:
+    world = World(NODES, seed, SETTINGS, offsets=OFFSETS)
+    rng = random.Random(seed)
+    at_first = [one for one in troubles if one is a_minority_lies]
+    for trouble in at_first:
+        trouble(world, rng, lasting)
+    world.start()
+    world.run(QUIET)
+    watch = Watch(world)
+    for trouble in troubles:
+        if trouble not in at_first:
+            trouble(world, rng, lasting)
+    world.run(lasting / 3)
+    for node in rng.sample(world.honest, 2):
+        watch.kill(node)
+    for node in rng.sample(world.honest, 5):
+        node.describe(replace(node.says, region="changed"))
+    world.run(lasting * 2 / 3)
+    world.network = type(world.network)()
+    # until those who died are forgotten, and no less than it takes to be quiet
+    world.run(SETTINGS.forget_after - lasting * 2 / 3 + 2 * OFFSETS + QUIET)
+    world.stand_still()
+    world.run(20 * SETTINGS.interval)
+
+    honest = world.honest
+    known = [{node: record.raw for node, record in one.engine._table.records().items()} for one in honest]
+    differing = {
+        node[:8] for one in known for node in one.keys() | known[0].keys() if one.get(node) != known[0].get(node)
+    }
+    assert world.agree(), f"not all agree about {differing}; SIM_SEED={seed}"
+    for node in honest:
+        own = node.engine.own_record()
+        assert own is not None
+        assert all(one[node.id] == own.raw for one in known), f"{node.id[:8]} is not known as it is; SIM_SEED={seed}"
+    for node in watch.died:
+        assert not any(node in one for one in known), f"{node[:8]} died and isn't forgotten; SIM_SEED={seed}"
+    sent = [node.engine.counts.bytes["sent"] / node.engine.counts.rounds for node in honest]
+    print(f"bytes sent per node and round: {sum(sent) / len(sent):.0f}, at most {max(sent):.0f}; SIM_SEED={seed}")
+    assert max(sent) < BYTES_PER_ROUND, f"{max(sent)} bytes per round; SIM_SEED={seed}"
+    return world
+
+
+@pytest.mark.parametrize("seed", seeds(rounds(1, 50)))
+@pytest.mark.parametrize("troubles", [pytest.param(one, id=name) for name, one in TROUBLES.items()])
+def test_a_fleet_comes_through(troubles: list[Trouble], seed: int) -> None:
+    world = go_through(troubles, seed)
+    if cloned_keys in troubles:
+        assert any(node.engine.alarm for node in world.honest), f"nobody noticed the clones; SIM_SEED={seed}"
+    if a_minority_lies in troubles:
+        refused = sum(
+            (node.engine.counts.records for node in world.honest), start=type(world.honest[0].engine.counts.records)()
+        )
+        assert refused[Verdict.FORGED] > 100, f"the liars hardly lied: {refused}; SIM_SEED={seed}"
