@@ -195,13 +195,18 @@ class Node:
         self,
         *,
         workers: int = 1,
-        port: int = 0,
+        port: int | None = 0,
         env: Mapping[str, str] | None = None,
         arguments: Iterable[str | Path] = (),
         prefix: Iterable[str] = (),
         pass_fds: Iterable[int] = (),
     ) -> None:
-        """Start it, and don't wait."""
+        """Start it, and don't wait.
+
+        Args:
+            port: of the public plane. With 0 all planes that the settings say nothing of get free ones, with another
+                they get free ones where the defaults are in use; None leaves it to the settings.
+        """
         assert self.process is None, "it runs already"
         self._starts += 1
         self.ready = {}
@@ -210,7 +215,8 @@ class Node:
                 [
                     *prefix,
                     *(PROGRAM, "--data", str(self.data), "serve", "--json"),
-                    *("--port", str(port), "--workers", str(workers)),
+                    *(() if port is None else ("--port", str(port))),
+                    *("--workers", str(workers)),
                     *map(str, arguments),
                 ],
                 stdin=subprocess.DEVNULL,
