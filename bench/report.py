@@ -40,6 +40,8 @@ def table(results: Mapping[str, Any]) -> str:
         lines += ["", "## `add`", "", *_commands(results["add"], ADD_AIM)]
     if "catalog" in results:
         lines += ["", "## The catalog", "", *_catalog(results["catalog"])]
+    if "fleet" in results:
+        lines += ["", "## An idle fleet", "", *_fleet(results["fleet"])]
     if "pull" in results:
         lines += ["", "## `pull`", "", *_commands(results["pull"], PULL_AIM)]
         lines += ["", "## `pull`, all of it on one core", "", *_commands(results["pull_one_core"], PULL_AIM)]
@@ -81,6 +83,14 @@ def _latency(lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
                 f"| {row['p50_ms']:.2f} | {row['p99_ms']:.2f} ({row['p99_ms_low']:.2f}–{row['p99_ms_high']:.2f}) |"
             )
     return lines
+
+
+def _fleet(found: Mapping[str, Any]) -> list[str]:
+    return [
+        f"One node of {found['members']}, by the minute: {found['cpu_seconds_a_minute']} s of CPU, "
+        f"{found['sent_bytes_a_minute'] / 1e3:.0f} kB sent, {found['received_bytes_a_minute'] / 1e3:.0f} kB received, "
+        f"{found['messages_a_minute']} messages, {found['records_accepted_a_minute']} records taken in.",
+    ]
 
 
 def _catalog(sizes: Mapping[str, Mapping[str, Any]]) -> list[str]:

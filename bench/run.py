@@ -20,14 +20,14 @@ from typing import TYPE_CHECKING, Any, Final
 if not __package__:  # run as a file
     sys.path[0] = str(Path(__file__).resolve().parent.parent)
 
-from bench import catalog, commands, machine, report, serving
+from bench import catalog, commands, fleet, machine, report, serving
 from bench.procs import Failed, timed
 from bench.serving import NODE, PLAIN, STOCK_NAME, Content, Pace, Setting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-_PARTS: Final = ("serve", "latency", "add", "pull", "catalog")
+_PARTS: Final = ("serve", "latency", "add", "pull", "catalog", "fleet")
 _OWN_NETWORK: Final = "AIBROTHER_BENCH_NETWORK"
 _SIOCGIFFLAGS: Final = 0x8913  # linux/sockios.h
 _SIOCSIFFLAGS: Final = 0x8914
@@ -109,6 +109,8 @@ def _measure(options: argparse.Namespace, scratch: Path) -> dict[str, Any]:
         results["add"] = commands.add(builds[NODE], source, scratch, pace)
     if "catalog" in wanted:
         results["catalog"] = catalog.measure(builds[NODE], scratch, min(pace.rounds, 3))
+    if "fleet" in wanted:
+        results["fleet"] = fleet.measure(builds[NODE], scratch, 10.0 if options.quick else 60.0)
     if not {"serve", "latency", "pull"} & set(wanted):
         return results
     content = _make_content(builds[NODE], source, scratch)
