@@ -1,12 +1,14 @@
 """What a node measures, and how it is asked for."""
 
 import asyncio
+import re
 import shutil
 import subprocess
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 
 import aiohttp
 import pytest
@@ -173,6 +175,12 @@ def test_prometheus_own_linter_finds_nothing(measured: Measured) -> None:
     text = generate_latest(measured.metrics.registry)
     done = subprocess.run(["promtool", "check", "metrics"], input=text, capture_output=True, check=False, timeout=60)
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_the_guide_has_every_metric(measured: Measured) -> None:
+    guide = (Path(__file__).parent.parent / "docs/operating.md").read_text(encoding="utf-8")
+    names = {one.name + ("_total" if one.type == "counter" else "") for one in measured.metrics.registry.collect()}
+    assert set(re.findall(r"`(aibrother_[a-z_]+)", guide)) == names
 
 
 # -- the control plane
