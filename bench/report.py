@@ -86,10 +86,11 @@ def _latency(lengths: Mapping[str, Mapping[str, Any]]) -> list[str]:
 
 
 def _fleet(found: Mapping[str, Any]) -> list[str]:
+    sent, received = (found[f"{direction}_bytes_a_minute"] / 1e3 for direction in ("sent", "received"))
+    traffic = f"{sent:.0f} kB sent, {received:.0f} kB received"
+    took = f"{found['messages_a_minute']} messages, {found['records_accepted_a_minute']} records taken in"
     return [
-        f"One node of {found['members']}, by the minute: {found['cpu_seconds_a_minute']} s of CPU, "
-        f"{found['sent_bytes_a_minute'] / 1e3:.0f} kB sent, {found['received_bytes_a_minute'] / 1e3:.0f} kB received, "
-        f"{found['messages_a_minute']} messages, {found['records_accepted_a_minute']} records taken in.",
+        f"One node of {found['members']}, by the minute: {found['cpu_seconds_a_minute']} s of CPU, {traffic}, {took}."
     ]
 
 
