@@ -5,12 +5,13 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from aibrother_node.catalog.desk import Desk, Signing, utc_now
+from aibrother_node.catalog.desk import NOT_HERE, Desk, Signing, utc_now
+from aibrother_node.catalog.following import trust_state
 from aibrother_node.catalog.indexing import follow
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.catalog.roles import OFFLINE_ROLES
-from aibrother_node.errors import InvalidInput, NodeError
+from aibrother_node.errors import InvalidInput, NodeError, Refused
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import Layout
 from aibrother_tools.local_client import change
@@ -40,7 +41,22 @@ def signing(config: NodeConfig) -> Signing:
             raise InvalidInput(f"catalog.passphrase_file: {section.passphrase_file}: {error}") from error
     roles = ("root", "targets", "models", "staging", "fleet", "snapshot", "timestamp")
     expiries = {role: timedelta(seconds=getattr(section, f"{role}_expiry")) for role in roles}
-    return Signing(config.keys_dir, passphrase, expiries)
+    return Signing(config.keys_dir, passphrase, expiries, follows=follows(config))
+
+
+def follows(config: NodeConfig) -> bool:
+    """Whether this node follows a catalog that is signed elsewhere."""
+    return not config.catalog.signer and trust_state(Layout(config.node.data)).is_dir()
+
+
+def refuse_to_follow(config: NodeConfig) -> None:
+    """Make sure, before work is done for an edit, that this node is one that signs.
+
+    Raises:
+        Refused: it follows a catalog that is signed elsewhere.
+    """
+    if follows(config):
+        raise Refused(NOT_HERE)
 
 
 def edit_catalog(config: NodeConfig, action: Mapping[str, Any]) -> dict[str, Any]:

@@ -29,6 +29,7 @@ _COMMANDS: Final = {
     "check-config": "Check the configuration and name every fault.",
     "demo": "Run the main job end to end on a model made on the spot.",
     "edit": "Change what the catalog says of releases.",
+    "fleet": "The fleet: which nodes the catalog admits.",
     "init": "Make a data directory, the node's key and a catalog.",
     "keys": "The catalog's keys.",
     "list": "List the releases of the verified catalog.",

@@ -8,20 +8,20 @@ the workers follow the files (indexing.py).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.catalog import editing
+from aibrother_node.catalog import editing, fleet_editing
 from aibrother_node.catalog.entries import CHANNELS, Channel, Entry
 from aibrother_node.catalog.indexing import follow, release_columns, state_name, tell_workers, yanked_rows
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.names import parse_reference
-from aibrother_node.catalog.reading import content_of
+from aibrother_node.catalog.reading import content_of, fleet
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.gguf import GgufError, read_header
-from aibrother_node.errors import InvalidInput, NodeError, NotFound, VerificationFailed
+from aibrother_node.errors import InvalidInput, NodeError, NotFound, Refused, VerificationFailed
 from aibrother_node.store.incoming import read_at
 from aibrother_node.store.index import TargetRow
 
@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
 
 _MAX_KEYS: Final = 16  # of one role
+NOT_HERE: Final = (
+    "this node doesn't sign the catalog, it follows one that is signed elsewhere: run this command on the node that"
+    " signs, or make this one the signer with `aibrother-node keys takeover`"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +50,13 @@ class Signing:
         keys: the folder of keys.
         passphrase: of the private keys, where they have one.
         expiries: how long each role's metadata is valid.
+        follows: whether this node follows the catalog, signed elsewhere: to edit it here would make two of it.
     """
 
     keys: Path
     passphrase: str | None = field(repr=False)
     expiries: Mapping[str, timedelta]
+    follows: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +67,13 @@ class Done:
         entries: the releases that it was about, as they are now.
         targets: by path: `new`, `changed` or `removed`.
         versions: what was signed; empty where nothing changed.
+        fleet: of an edit of the fleet: its version, and the node that it was about, as they are now.
     """
 
     entries: tuple[Entry, ...]
     targets: Mapping[str, str]
     versions: Mapping[str, int]
+    fleet: Mapping[str, Any] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """As the local plane answers."""
@@ -73,6 +81,7 @@ class Done:
             "entries": [entry.to_json() for entry in self.entries],
             "targets": dict(self.targets),
             "versions": dict(self.versions),
+            **({} if self.fleet is None else {"fleet": dict(self.fleet)}),
         }
 
 
@@ -95,8 +104,11 @@ class Desk:
 
         Raises:
             InvalidInput: there is no such edit, or an argument is wrong.
+            Refused: this node doesn't sign the catalog.
             and as the edit.
         """
+        if self._signing.follows and action.get("do") != "takeover":
+            raise Refused(NOT_HERE)
         try:
             match action["do"]:
                 case "publish":
@@ -125,6 +137,10 @@ class Desk:
                     )
                 case "takeover":
                     return self.take_over(now, beside=_folders(action))
+                case "admit":
+                    return self._fleet(fleet_editing.admit, now, action["id"], action["key"], action["said"])
+                case "revoke":
+                    return self._fleet(fleet_editing.revoke, now, action["id"])
                 case "refresh":
                     return self.refresh(now, beside=_folders(action))
         except (KeyError, TypeError, AttributeError) as error:
@@ -232,11 +248,21 @@ class Desk:
         edit = decide(content_of(repository), _references(action["references"]), *arguments, now)
         return self._commit(repository, edit, now)
 
+    def _fleet(self, decide: Any, now: datetime, *arguments: Any) -> Done:
+        repository = self._open()
+        edit: fleet_editing.FleetEdit = decide(fleet(repository), *arguments)
+        changes = editing.Edit(edit.documents, edit.targets, content_of(repository))
+        done = self._commit(repository, changes, now)
+        return replace(done, fleet={"version": edit.fleet.version, "node": edit.node.to_json()})
+
     def _open(self) -> Repository:
         return Repository.open(self._store.layout.catalog, self._disk, self._signing.expiries)
 
     def _keyring(self, beside: Sequence[Path] = ()) -> KeyRing:
-        return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase, beside=beside)
+        try:
+            return KeyRing.load(self._signing.keys, self._disk, passphrase=self._signing.passphrase, beside=beside)
+        except NotFound as error:
+            raise Refused(f"{NOT_HERE} ({error})") from error
 
     def _commit(self, repository: Repository, edit: editing.Edit, now: datetime) -> Done:
         before = {path: repository.target(path) for path in edit.targets}

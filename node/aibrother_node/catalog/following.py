@@ -78,6 +78,11 @@ class _Known:
     status: CatalogStatus
 
 
+def trust_state(layout: Layout) -> Path:
+    """The folder of what a node that follows has verified; only such nodes have it."""
+    return layout.trust / "state"
+
+
 class Follower:
     """Follows the catalog for one data directory whose lock the caller's process holds.
 
@@ -166,7 +171,7 @@ class Follower:
         return len(repository.collect_debris(now, grace))
 
     def _open(self) -> TrustedCatalog:
-        return TrustedCatalog.open(self._layout.trust / "state", self._first_root, limits=self._limits, disk=self._disk)
+        return TrustedCatalog.open(trust_state(self._layout), self._first_root, limits=self._limits, disk=self._disk)
 
     def _reopened(self, trusted: TrustedCatalog) -> TrustedCatalog:
         """Remember what is believed after a refresh, however that ended."""

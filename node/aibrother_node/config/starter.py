@@ -1,6 +1,11 @@
 """The short node.toml that `init` writes."""
 
-from typing import Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 # The short escapes of TOML; other control characters take the long form.
 _ESCAPES: Final = {'"': '\\"', "\\": "\\\\", "\b": "\\b", "\t": "\\t", "\n": "\\n", "\f": "\\f", "\r": "\\r"}
@@ -19,9 +24,21 @@ _SIGNER: Final = """
 signer = true
 """
 
+_SEEDS: Final = """
+[fleet]
+# Where this node asks for the catalog and for other nodes, whoever else it knows of.
+seeds = [{seeds}]
+"""
+
 
 def starter_toml(
-    *, data: str = ".", region: str = "", public_url: str = "", gossip_url: str = "", signer: bool = False
+    *,
+    data: str = ".",
+    region: str = "",
+    public_url: str = "",
+    gossip_url: str = "",
+    signer: bool = False,
+    seeds: Sequence[str] = (),
 ) -> str:
     """Render a short node.toml; what is "" is left out, so that it keeps its default."""
     text = _TEMPLATE.format(data=toml_string(data))
@@ -30,6 +47,8 @@ def starter_toml(
             text += f"{key} = {toml_string(value)}\n"
     if signer:
         text += _SIGNER
+    if seeds:
+        text += _SEEDS.format(seeds=", ".join(map(toml_string, seeds)))
     return text
 
 

@@ -6,9 +6,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from aibrother_node.errors import InvalidInput, NotFound
 
@@ -72,3 +72,16 @@ class NodeKey:
     def id(self) -> str:
         """The node id: the SHA-256 of the public key, 64 hex digits."""
         return hashlib.sha256(self.public).hexdigest()
+
+    def sign(self, data: bytes) -> bytes:
+        """Sign with this key; 64 bytes."""
+        return self.private.sign(data)
+
+    @staticmethod
+    def verify(public_key: bytes, signature: bytes, data: bytes) -> bool:
+        """Whether the private half of a public key (32 bytes) made this signature (64 bytes) of `data`."""
+        try:
+            Ed25519PublicKey.from_public_bytes(public_key).verify(signature, data)
+        except (InvalidSignature, ValueError):
+            return False
+        return True

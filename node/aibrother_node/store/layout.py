@@ -99,6 +99,10 @@ class Layout:
         return self.root / "node.key"
 
     @property
+    def record(self) -> Path:
+        return self.root / "record.json"
+
+    @property
     def node_toml(self) -> Path:
         return self.root / "node.toml"
 

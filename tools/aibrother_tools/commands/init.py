@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import click
 
-from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+from aibrother_tools.app import App, data_option, json_option, pass_app, print_json, warn
 
 if TYPE_CHECKING:
+    from aibrother_node.catalog.entries import FleetNode
     from aibrother_node.config import NodeConfig
     from aibrother_node.fleet.identity import NodeKey
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
+
+_PATIENCE: Final = 300.0  # seconds for the whole catalog
 
 
 @click.command()
@@ -22,24 +26,50 @@ if TYPE_CHECKING:
 @click.option("--public-url", default="", help="The URL under which clients reach this node.")
 @click.option("--gossip-url", default="", help="The URL under which other nodes reach this node.")
 @click.option("--no-catalog", is_flag=True, help="Make no catalog: the node stores and serves blobs by digest.")
+@click.option("--join", default="", metavar="PUBLIC_URL", help="Follow the catalog of this node; with --root.")
+@click.option(
+    "--root",
+    "root_file",
+    type=click.Path(path_type=Path, dir_okay=False, exists=True),
+    metavar="ROOT.json",
+    help="The root that the catalog is verified from.",
+)
 @json_option
 @pass_app
-def init(app: App, region: str, public_url: str, gossip_url: str, no_catalog: bool, as_json: bool) -> None:
-    """Make a data directory: its folders, the node's key, node.toml, and a new catalog with its keys."""
+def init(
+    app: App,
+    region: str,
+    public_url: str,
+    gossip_url: str,
+    no_catalog: bool,
+    join: str,
+    root_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Make a data directory: its folders, the node's key, node.toml, and a new catalog with its keys.
+
+    With --join it follows a catalog that is there already, instead of making one.
+    """
     from aibrother_node.errors import InvalidInput
+    from aibrother_node.fleet.admission import save_record
     from aibrother_node.fleet.identity import NodeKey
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import DirectoryLock, Layout
 
+    joining = _joining(join, root_file, no_catalog=no_catalog)
     given = {"node.region": region, "node.public_url": public_url, "node.gossip_url": gossip_url}
     config = app.load({key: value for key, value in given.items() if value}).config
     disk = Disk()
     layout = Layout(config.node.data)
     if layout.node_key.exists():
         raise InvalidInput(f"{layout.root} is a node's data directory already; nothing was changed")
+    key = NodeKey.generate()
+    node = _node(config, key)
     layout.root.mkdir(parents=True, exist_ok=True)
     with DirectoryLock.take(layout.root, 5.0):
         layout.create(disk)
+        if joining is not None:
+            _join(layout, disk, *joining)
         wrote_toml = not layout.node_toml.exists()
         if wrote_toml:
             from aibrother_node.config import starter_toml
@@ -49,12 +79,17 @@ def init(app: App, region: str, public_url: str, gossip_url: str, no_catalog: bo
                 region=config.node.region,
                 public_url=config.node.public_url,
                 gossip_url=config.node.gossip_url,
-                signer=not no_catalog,
+                signer=not (no_catalog or joining),
+                seeds=[joining[0]] if joining else [],
             )
             disk.write_file(layout.node_toml, text.encode(), aside=layout.incoming / "node.toml.new", mode=0o600)
-        key = NodeKey.generate()
-        if not no_catalog:
-            _found(config, layout, disk, key)
+        if not (no_catalog or joining):
+            from aibrother_node.catalog.desk import utc_now
+            from aibrother_node.catalog.founding import found_catalog
+            from aibrother_tools.catalog_client import signing
+
+            found_catalog(layout, disk, signing(config), node, utc_now())
+        save_record(layout.record, node, key, disk, aside=layout.incoming / "record.json.new")
         # last: a directory with a key is complete
         key.save(layout.node_key, disk, aside=layout.incoming / "node.key.new")
     root = layout.trust / "root.json"
@@ -71,6 +106,18 @@ def init(app: App, region: str, public_url: str, gossip_url: str, no_catalog: bo
             f"Next: aibrother-node --data {layout.root} add FILE.gguf, then aibrother-node --data {layout.root} serve"
         )
         return
+    if joining is not None:
+        if not wrote_toml:
+            warn(
+                f'{layout.node_toml} was there and is as it was: it should have seeds = ["{joining[0]}"] under [fleet]'
+            )
+        click.echo(f"record    {layout.record}")
+        click.echo(f"{joining[0]} and its catalog are followed; {layout.node_key} is the node's own key: back it up.")
+        click.echo(
+            "Next: take record.json to a machine with the keys of the fleet role and run `aibrother-node fleet admit"
+            f" record.json` there; here, run aibrother-node --data {layout.root} serve"
+        )
+        return
     click.echo(f"root      {root}: clients are given this file once, and trust nothing else")
     click.echo(
         "The keys of root and targets belong offline: `aibrother-node keys move-offline DIR` moves them to another "
@@ -81,13 +128,52 @@ def init(app: App, region: str, public_url: str, gossip_url: str, no_catalog: bo
     )
 
 
-def _found(config: NodeConfig, layout: Layout, disk: Disk, key: NodeKey) -> None:
-    from aibrother_node.catalog.desk import utc_now
-    from aibrother_node.catalog.entries import FleetNode
-    from aibrother_node.catalog.founding import found_catalog
-    from aibrother_tools.catalog_client import signing
+def _joining(url: str, root_file: Path | None, *, no_catalog: bool) -> tuple[str, bytes] | None:
+    """Check what `--join` and `--root` say; returns the URL and the root's bytes."""
+    from aibrother_node.catalog.roles import ceiling
+    from aibrother_node.config.values import check_url
 
-    node = FleetNode(
+    if not url and root_file is None:
+        return None
+    if not url or root_file is None:
+        raise click.UsageError("--join and --root come together: the root is what the catalog is verified from")
+    if no_catalog:
+        raise click.UsageError("--join follows a catalog, --no-catalog has none")
+    try:
+        url = check_url(url)
+    except ValueError as error:
+        raise click.UsageError(f"--join {error}") from error
+    with root_file.open("rb") as file:
+        return url, file.read(ceiling("root") + 1)
+
+
+def _join(layout: Layout, disk: Disk, url: str, root: bytes) -> None:
+    """Follow the catalog from a URL for the first time.
+
+    Nothing that is left behind by a failure keeps a second `init` from anything: only what was verified is.
+
+    Raises:
+        TrustError: what is there must not be believed; nothing was kept.
+        NotFound: no catalog is there.
+        Temporary: it can't be reached.
+    """
+    from aibrother_node.catalog.desk import utc_now
+    from aibrother_node.catalog.following import Follower
+    from aibrother_replicator.naming import fetcher
+
+    follower = Follower(layout, disk, root)
+    with fetcher(url, patience=_PATIENCE) as fetch:
+        followed = follower.refresh([(url, fetch)], utc_now())
+    for error in (*followed.refused.values(), followed.incomplete):
+        if error is not None:
+            raise error
+    disk.write_file(layout.trust / "root.json", root, aside=layout.incoming / "root.json.new")
+
+
+def _node(config: NodeConfig, key: NodeKey) -> FleetNode:
+    from aibrother_node.catalog.entries import FleetNode
+
+    return FleetNode(
         id=key.id,
         key=key.public.hex(),
         region=config.node.region or None,
@@ -96,4 +182,3 @@ def _found(config: NodeConfig, layout: Layout, disk: Disk, key: NodeKey) -> None
         latitude=config.node.latitude,
         longitude=config.node.longitude,
     )
-    found_catalog(layout, disk, signing(config), node, utc_now())

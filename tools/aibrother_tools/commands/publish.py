@@ -79,9 +79,10 @@ def publish(
     if dry_run:
         _tell([_planned(draft, channel) for draft in found], [], as_json=as_json)
         return
-    entries = [_store(config, draft, show=not as_json) for draft in found]
-    from aibrother_tools.catalog_client import edit_catalog
+    from aibrother_tools.catalog_client import edit_catalog, refuse_to_follow
 
+    refuse_to_follow(config)  # before anything is stored
+    entries = [_store(config, draft, show=not as_json) for draft in found]
     answer = edit_catalog(config, {"do": "publish", "channel": channel, "entries": entries})
     changed = answer["targets"]
     targets = [
