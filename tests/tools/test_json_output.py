@@ -150,7 +150,7 @@ def test_a_signer_whose_keys_are_lost_is_taken_over_from(tmp_path: Path, model: 
 
 def test_the_ready_line(make_node: Callable[..., Node]) -> None:
     node = make_node().start()
-    jsonschema.validate({"event": "ready", "node": "0" * 64, "pid": 1, "urls": {"public": node.urls}}, _schema("serve"))
+    jsonschema.validate(node.ready, _schema("serve"))
 
 
 def test_pull_tells_its_events_and_ends_with_done(node: Node, model: Content, tmp_path: Path) -> None:

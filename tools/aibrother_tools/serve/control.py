@@ -27,6 +27,7 @@ from aibrother_tools.catalog_client import signing
 from aibrother_tools.reports import status_report
 from aibrother_tools.serve.child import every, run_child
 from aibrother_tools.serve.fleet_service import FleetService
+from aibrother_tools.serve.sockets import BACKLOG
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
 if TYPE_CHECKING:
@@ -36,6 +37,9 @@ if TYPE_CHECKING:
     from aibrother_node.config import NodeConfig
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
+_KEEPALIVE: Final = (
+    75.0  # seconds within which a request has to come, from the connection's begin or the last answer on
+)
 _SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
 _LOG: Final = logging.getLogger(__name__)
 
@@ -130,11 +134,11 @@ class Control:
     async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
         if not sockets:
             return
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=_SHUTDOWN)
+        runner = web.AppRunner(application, access_log=None, keepalive_timeout=_KEEPALIVE, shutdown_timeout=_SHUTDOWN)
         await runner.setup()
         self._planes.append(runner)
         for sock in sockets:
-            await web.SockSite(runner, sock).start()
+            await web.SockSite(runner, sock, backlog=BACKLOG).start()
 
     async def _measure(self) -> None:
         """Before metrics are shown: what the index knows without being told."""
