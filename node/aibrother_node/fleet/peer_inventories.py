@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
@@ -82,7 +83,7 @@ class PeerInventories:
                 self._bring(node, state.gossip_urls, copy, now), name=f"inventory of {node[:12]}"
             )
             self._running[node] = task
-            task.add_done_callback(lambda done, node=node: self._ended(node, done))
+            task.add_done_callback(partial(self._ended, node))
 
     async def close(self) -> None:
         """End what is running."""

@@ -334,11 +334,17 @@ async def test_link_fields_of_a_part(world: World) -> None:
 async def test_a_part_that_is_known_is_answered_without_leaving_the_loop(world: World) -> None:
     await world.fleet(EVERYWHERE)
     assert len((await world.ask(part("here"), IN_BERLIN)).links) == 2
-    world.writer.change_holdings(DE.id, {}, reset=True)  # which nobody looks at before the next refresh
     world.layout.index.unlink()
     world.layout.fleet_view.unlink()
     reply = await world.ask(part("here"), IN_BERLIN)
     assert (reply.status, len(reply.links)) == (200, 2)
+
+
+async def test_what_changes_in_the_fleet_counts_from_the_next_request_on(world: World) -> None:
+    await world.fleet(EVERYWHERE)
+    assert any(DE.url in link for link in (await world.ask(part("here"), IN_BERLIN)).links)
+    world.writer.change_holdings(DE.id, {}, reset=True)  # and no look of the worker at its clock comes between
+    assert not any(DE.url in link for link in (await world.ask(part("here"), IN_BERLIN)).links)
 
 
 async def test_without_a_fleet_view_there_are_no_links(world: World) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 @click.command()
 @data_option
 @click.option("--host", multiple=True, metavar="H", help="Address to listen on; may be repeated.")
-@click.option("--port", type=click.IntRange(0, 65535), help="Port of the public plane; 0 picks a free one, of all planes.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port of the public plane; 0: any, on all planes.")
 @click.option("--workers", type=click.IntRange(1, 1024), help="Processes of the public plane.")
 @json_option
 @pass_app

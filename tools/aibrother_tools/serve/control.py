@@ -159,7 +159,7 @@ class Control:
             return await self._thread.change(lambda store: self._desk(store).run(action, utc_now()).to_json())
         finally:
             if self._fleet is not None:
-                self._fleet.catalog_changed()
+                await self._fleet.catalog_changed()
 
     async def _peers(self) -> dict[str, Any]:
         if self._fleet is None:

@@ -225,9 +225,10 @@ class FleetService:
                 f"this clock is {-skew:+.0f} s off those of {heard} peers: nothing is signed until it is set"
             )
 
-    def catalog_changed(self) -> None:
-        """What is published has changed here: tell of it at once."""
-        self._seen_generation = b""
+    async def catalog_changed(self) -> None:
+        """What is published has changed here: act upon it before whoever changed it is answered, and tell of it."""
+        await self._look_at_catalog()
+        await self._show(await self._gossip.call(lambda engine, now: engine.peers(now)))
         self._gossip.hurry()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -302,9 +303,7 @@ class FleetService:
         self._look_at_load()
         now = time.time()
         states = await self._gossip.call(lambda engine, at: engine.peers(at))
-        seen = [view for state in states if (view := _view_of(state)) is not None]
-        async with self._view_lock:
-            await asyncio.to_thread(self._view.put_peers, seen, now)
+        await self._show(states)
         await self._inventories.look(states, now)
         await self._gossip.call(lambda engine, _: update_metrics(self._metrics, engine, states, self._catalog))
         await self._follow_gossip()
@@ -372,9 +371,14 @@ class FleetService:
             return None
         return CatalogFollowing(follower, self._thread, self._metrics, self._newer_catalog)
 
+    async def _show(self, states: Sequence[PeerState]) -> None:
+        """Let workers see which peers clients may be sent to."""
+        seen = [view for state in states if (view := _view_of(state)) is not None]
+        async with self._view_lock:
+            await asyncio.to_thread(self._view.put_peers, seen, time.time())
+
     async def _newer_catalog(self) -> None:
-        await self._look_at_catalog()
-        self._gossip.hurry()
+        await self.catalog_changed()
 
     async def _ask_peer(self, node: str, url: str, target: str, most: int) -> bytes:
         headers = sign_request(self._signatures, self._node, node, "GET", target, time.time())

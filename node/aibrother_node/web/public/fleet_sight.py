@@ -1,8 +1,8 @@
 """What one worker sees of the fleet and of its clients: where they are, and which nodes have a blob.
 
-The fleet view is a file that control writes. It is looked at in threads: whether it has changed once a second, by
-`refresh`, and who has a blob when that is asked for the first time since. What was found is remembered here, on the
-event loop, so that a request costs no look at any file.
+The fleet view is a file that control writes. It is looked at in threads: whether there are peers at all once a second,
+by `refresh`, and who has a blob when that is asked for the first time since it changed, which eight bytes of memory
+tell. What was found is remembered here, on the event loop, so that a request costs no look at any file.
 """
 
 from __future__ import annotations
@@ -143,6 +143,13 @@ class FleetSight:
             self._seen, self.has_peers, self.own = (version, generation), has_peers, own
             self._forget()
 
+    def _notice(self) -> None:
+        """Forget what a change of the view has made old: nobody is sent to a node that was revoked a moment ago."""
+        seen = self._seen
+        if seen is not None and (version := self._view.version()) != seen[0]:
+            self._seen = version, seen[1]
+            self._forget()
+
     def _look(self) -> tuple[int, bool]:
         return self._view.version(), bool(self._view.peers(self._clock()))
 
@@ -175,13 +182,15 @@ class FleetSight:
         return client_address(remote, headers, proxies), country
 
     def known_holders(self, digest: Digest) -> Holders | None:
-        """The other nodes that have a blob, where that was asked lately."""
+        """The other nodes that have a blob, where that was asked lately and nothing has changed since."""
+        self._notice()
         return self._holders.get(digest)
 
     async def holders(self, digest: Digest) -> Holders:
         """The other nodes that have a blob, or a part of it."""
         if not self.has_peers:
             return []
+        self._notice()
         holders = self._holders.get(digest)
         if holders is None:
             era = self.era
