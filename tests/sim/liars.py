@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import deque
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,10 +10,12 @@ import msgpack
 import zstandard
 
 from aibrother_node.fleet.messages import Message, encode
-from aibrother_node.fleet.record import SIGNATURE_BYTES, Description, SignedRecord, unpack
+from aibrother_node.fleet.record import Description, SignedRecord, unpack
+from aibrother_node.fleet.signatures import SIGNATURE_BYTES
 from sim.world import SimNode
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable
 
     from aibrother_node.fleet.engine import Contact
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 
 CLAIM = (2**40, 2**40)
 """A catalog newer than any."""
+BOMB = zstandard.ZstdCompressor().compress(bytes(50_000_000))
 
 
 def forge(raw: bytes, ahead: int = 1000) -> bytes:
@@ -107,8 +109,7 @@ class Liar(SimNode):
     def _bomb(self, victim: SimNode) -> bytes:
         frame = self._frame("push", bytes.fromhex(victim.id))
         head = frame[:3] + b"\x01" + frame[4:36]
-        body = zstandard.ZstdCompressor().compress(bytes(50_000_000))
-        return head + self.signatures.sign(head + body) + body
+        return head + self.signatures.sign(head + BOMB) + BOMB
 
     def _from_the_future(self, victim: SimNode) -> bytes:
         return self._frame("push", bytes.fromhex(victim.id), ahead=1e6, records=self._stale())

@@ -1,9 +1,9 @@
 """A fleet under a virtual clock, on a network that loses, doubles, delays, reorders and cuts.
 
-Nodes are engines as they run everywhere. Every message goes as bytes; an answer finds its question by the connection, as
-with HTTP, and a question that isn't answered in time fails. All is driven by a heap of events, so within one round every
-node acts on what it knew when the round began. Up to 10 nodes sign with Ed25519; above that a keyed hash stands for it
-(fleet/parts.py), since a thousand nodes check a million records.
+Nodes are engines as they run everywhere. Every message goes as bytes; an answer finds its question by the connection,
+as with HTTP, and a question that isn't answered in time fails. All is driven by a heap of events, so within one round
+every node acts on what it knew when the round began. Up to 10 nodes sign with Ed25519; above that a keyed hash stands
+for it (fleet/parts.py), since a thousand nodes check a million records.
 
 Each world is made from one number; assertion messages name it, and `SIM_SEED=<number>` runs that world again.
 """
