@@ -43,6 +43,7 @@ def listening(
             "control": {**here, **sections.get("control", {})},
             "fleet": {**here, **sections.get("fleet", {})},
             "metrics": sections.get("metrics", {}),
+            "node": sections.get("node", {}),
         }
     )
     found = listen(config, origins, layout, {})
@@ -192,3 +193,19 @@ def test_sockets_that_were_passed_go_to_the_plane_with_their_port(layout: Layout
         assert passed(ports[0], ports[1]) == "[[3], [3]] [4] 1"
         assert passed(1, ports[1]) == "[[3], [3]] [4] 1", "what the public port is called doesn't matter"
         assert passed(ports[1], ports[1]).startswith("[[3, 4], [3, 4]]"), "the public plane goes first"
+
+
+def test_the_gossip_url_chooses_the_fleets_port_where_the_configuration_doesnt(
+    layout: Layout, free: int, taken: int
+) -> None:
+    told = {"node": {"gossip_url": f"http://{HOST}:{free}"}}
+    with listening(layout, ANY_PUBLIC, **told) as node:
+        assert port_of(node.fleet) == free
+    with listening(layout, {**ANY_PUBLIC, "fleet.port": "node.toml"}, fleet={"port": 0}, **told) as node:
+        assert port_of(node.fleet) != free
+    told = {"node": {"gossip_url": f"http://{HOST}:{taken}"}}
+    with pytest.raises(BindError, match="in use"), listening(layout, ANY_PUBLIC, **told):
+        pass
+    told = {"node": {"gossip_url": "https://gossip.example"}}
+    with listening(layout, ANY_PUBLIC, **told) as node:
+        assert port_of(node.fleet) != 443

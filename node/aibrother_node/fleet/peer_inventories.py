@@ -111,6 +111,8 @@ class PeerInventories:
             _LOG.exception("the inventory of %s could not be read", node[:12])
         else:
             copy.failures = 0
+            if copy.inventory.full:
+                copy.not_before = now + _LONGEST_PAUSE  # it is never in step: what is beyond the ceiling isn't kept
 
     async def _pages(self, node: str, url: str, copy: _Copy) -> None:
         for _ in range(_PAGES):

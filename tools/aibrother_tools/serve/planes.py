@@ -1,7 +1,8 @@
 """Which sockets a node listens on: those of the public plane, of control and of the fleet.
 
-A port that somebody chose is that port or an error. A port that nobody chose gives way: two nodes on one machine need
-no configuration of planes that people don't look for by their numbers; the log and the ready line name what was taken.
+A port that somebody chose is that port or an error; the fleet listener's is also chosen by `node.gossip_url`. A port
+that nobody chose gives way: two nodes on one machine need no configuration of planes that people don't look for by their
+numbers; the log and the ready line name what was taken.
 """
 
 from __future__ import annotations
@@ -93,7 +94,10 @@ def listen(config: NodeConfig, origins: Mapping[str, str], layout: Layout, envir
         for name, plane in planes.items():
             if not found.get(name):
                 chosen = f"{name}.port" in origins
-                found[name] = _bind(name, plane, fixed=chosen, anywhere=anywhere and not chosen)
+                port = 0 if anywhere and not chosen else plane.port
+                if name == "fleet" and not chosen and (told := urlsplit(config.node.gossip_url).port):
+                    port, chosen = told, True  # where the others are told that they reach it
+                found[name] = _bind(name, plane, port, fixed=chosen)
             opened += found[name]
         metrics: list[socket.socket] = []
         if config.metrics.listen:
@@ -108,8 +112,7 @@ def listen(config: NodeConfig, origins: Mapping[str, str], layout: Layout, envir
     return Listening(shares, found["control"], found.get("fleet", []), metrics)
 
 
-def _bind(name: str, plane: ControlSection | FleetSection, *, fixed: bool, anywhere: bool) -> list[socket.socket]:
-    port = 0 if anywhere else plane.port
+def _bind(name: str, plane: ControlSection | FleetSection, port: int, *, fixed: bool) -> list[socket.socket]:
     try:
         [mine] = bind_all(plane.host, port, 1)
     except BindError as error:
@@ -118,7 +121,7 @@ def _bind(name: str, plane: ControlSection | FleetSection, *, fixed: bool, anywh
             raise
         [mine] = bind_all(plane.host, 0, 1)
         chosen = mine[0].getsockname()[1]
-        _LOG.warning("%s.port: %d is in use and nobody chose it; listening on %d instead", name, plane.port, chosen)
+        _LOG.warning("%s.port: %d is in use and nobody chose it; listening on %d instead", name, port, chosen)
     return mine
 
 

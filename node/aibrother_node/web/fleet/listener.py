@@ -42,7 +42,7 @@ class FleetAnswers(Protocol):
         """Who of the fleet signed a request; `Refused` for nobody."""
 
     async def inventory(self, since: str | None) -> bytes:
-        """A page of this node's inventory, encoded; `InvalidInput` for a cursor that is none."""
+        """A page of this node's inventory, encoded; for a cursor that is none, the first one."""
 
     async def have(self, digest: Digest) -> bytes:
         """What there is of a blob, encoded; `NotFound` where there is nothing."""
