@@ -105,11 +105,11 @@ class Follower:
         self._first_root = first_root
         self._limits = limits or TrustLimits()
         self._files = CatalogFiles(layout.catalog, disk)
+        self._known: _Known | None = None
+        trusted = self._open()
         self._first = parse(first_root, Root, "the first root").signed.version
         self._refuse_another_catalog()
-        self._known: _Known | None = None
-        with suppress(NotFound):
-            self._known = _known(self._open())
+        self._remember(trusted)
 
     def refresh(self, sources: Sequence[Source], now: datetime) -> Followed:
         """Bring the newest valid catalog that any of the sources has, and serve it. Blocks.
@@ -134,11 +134,8 @@ class Follower:
                 if self._is_known(fetch, now):
                     continue
                 trusted = trusted or self._open()
-                try:
-                    refreshed = trusted.refresh(fetch, now, everything=True)
-                finally:
-                    trusted = self._reopened(trusted)
-                alarms += refreshed.alarms
+                alarms += trusted.refresh(fetch, now, everything=True).alarms
+                self._remember(trusted)
             except DiskFull:
                 raise
             except NodeError as error:
@@ -173,11 +170,11 @@ class Follower:
     def _open(self) -> TrustedCatalog:
         return TrustedCatalog.open(trust_state(self._layout), self._first_root, limits=self._limits, disk=self._disk)
 
-    def _reopened(self, trusted: TrustedCatalog) -> TrustedCatalog:
-        """Remember what is believed after a refresh, however that ended."""
+    def _remember(self, trusted: TrustedCatalog) -> None:
+        """Remember what is believed, if anything is."""
         with suppress(NotFound):
-            self._known = _known(trusted)
-        return trusted
+            *_, (_, timestamp) = trusted.metadata()
+            self._known = _Known(timestamp, trusted.status())
 
     def _is_known(self, fetch: Fetch, now: datetime) -> bool:
         """Whether a source has just what is believed already, and it hasn't expired: two small requests tell.
@@ -216,7 +213,8 @@ class Follower:
 
         with suppress(TrustError, NotFound):
             trusted.refresh(fetch, now, everything=True)
-        return self._reopened(trusted)
+        self._remember(trusted)
+        return trusted
 
     def _refuse_another_catalog(self) -> None:
         try:
@@ -336,11 +334,6 @@ class _Documents:
                 if not isinstance(error, Temporary):  # of one that can't be reached, nothing more is expected now
                     self._sources.append(source)
         raise first or Temporary(f"nobody is left to ask for {info.path}")
-
-
-def _known(trusted: TrustedCatalog) -> _Known:
-    *_, (_, timestamp) = trusted.metadata()
-    return _Known(timestamp, trusted.status())
 
 
 def _holds(path: Path, info: TargetInfo) -> bool:
