@@ -19,7 +19,7 @@ from aibrother_node.errors import InvalidInput
 from aibrother_node.fleet.nearest import Place
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from ipaddress import IPv4Network, IPv6Network
     from pathlib import Path
 
@@ -150,9 +150,9 @@ def locate(address: Address | None, country: str | None, database: PlaceDatabase
     return found if found.country is not None else replace(found, country=country)
 
 
-def _hops_from_the_right(lines: Sequence[str]) -> list[str]:
-    # several lines are one list (RFC 9110, 5.3); the parser bounds them
-    return [hop.strip() for line in reversed(lines) for hop in reversed(line.split(","))]
+def _hops_from_the_right(lines: Sequence[str]) -> Iterator[str]:
+    """The hops of all lines, which are one list (RFC 9110, 5.3); of each line no more are cut off than are looked at."""
+    return (hop.strip() for line in reversed(lines) for hop in reversed(line.rsplit(",", MAX_HOPS)))
 
 
 def _address(text: str) -> Address | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import resource
@@ -20,7 +21,8 @@ from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.layout import Layout
 from aibrother_node.web.control.local_socket import LocalSocket
 from aibrother_node.web.public.fleet_sight import MirrorSettings
-from aibrother_node.web.public.handler import Check, PublicPlane, Settings
+from aibrother_node.web.public.handler import PublicPlane, Settings
+from aibrother_node.web.public.readiness import Check
 from aibrother_node.web.public.sender import Sends
 from aibrother_node.web.public.server import PublicServer
 from aibrother_tools.serve.child import every, run_child
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
 _SWEEP: Final = 1.0  # seconds between looks for connections that take too long
 _LOOK: Final = 1.0  # seconds between looks at what control says of the fleet
 _CONTROL_PATIENCE: Final = 0.5
+_CONTROL_ANSWER: Final = 4096
 _OTHER_DESCRIPTORS: Final = 640  # cached blobs, sockets, the log
 _LOG: Final = logging.getLogger(__name__)
 
@@ -59,6 +62,7 @@ class Worker:
         self._plane: PublicPlane
         self._sends: Sends
         self._layout: Layout
+        self._clock_skew: float | None = None
 
     async def start(self, config: NodeConfig) -> None:
         """Listen."""
@@ -70,7 +74,7 @@ class Worker:
             BlobReader(self._layout),
             self._sends,
             await asyncio.to_thread(self._settings, config),
-            checks=(self._store_check, self._control_check, self._catalog_check),
+            checks=(self._store_check, self._control_check, self._clock_check, self._catalog_check),
         )
         self._server = PublicServer(self._plane, _fitting(config.limits))
         self._set_access_log(config.log.access_log)
@@ -170,6 +174,7 @@ class Worker:
 
     async def _control_check(self) -> Check:
         """Control being away is a warning: what is complete is served without it."""
+        self._clock_skew = None
         try:
             async with asyncio.timeout(_CONTROL_PATIENCE):
                 with LocalSocket(self._layout.run) as address:
@@ -177,13 +182,24 @@ class Worker:
                 try:
                     # the kernel accepts for a process that is stopped or stuck: only an answer shows that it lives
                     writer.write(b"GET /alive HTTP/1.0\r\n\r\n")
-                    if not await reader.read(1):
+                    answer = await reader.read(_CONTROL_ANSWER)
+                    if not answer:
                         raise ConnectionResetError("closed without an answer")
+                    while more := await reader.read(_CONTROL_ANSWER):
+                        answer += more
                 finally:
                     writer.close()
         except (OSError, TimeoutError) as error:
             return Check("control", ok=False, detail=str(error) or "no answer", warning=True)
+        self._clock_skew = json.loads(answer.partition(b"\r\n\r\n")[2] or b"{}").get("clock_skew")
         return Check("control", ok=True, warning=True)
+
+    async def _clock_check(self) -> Check:
+        """A clock that the fleet doesn't agree with is a warning; control has just told of it."""
+        if self._clock_skew is None:
+            return Check("clock", ok=True, warning=True)
+        detail = f"{-self._clock_skew:+.0f} s off the clocks of the fleet"
+        return Check("clock", ok=False, detail=detail, warning=True)
 
 
 def _fitting(limits: LimitsSection) -> LimitsSection:

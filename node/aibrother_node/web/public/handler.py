@@ -29,6 +29,7 @@ from aibrother_node.web.public.catalog_files import CatalogFiles
 from aibrother_node.web.public.fleet_sight import FleetSight, MirrorSettings
 from aibrother_node.web.public.mirrors import Mirrors, only_if_cached, redirection
 from aibrother_node.web.public.outgoing import Outgoing
+from aibrother_node.web.public.readiness import Check, readiness
 from aibrother_node.web.targets import (
     BlobTarget,
     ChunksTarget,
@@ -75,16 +76,6 @@ class Settings:
     max_manifest: int = 64 << 20
     mirrors: MirrorSettings = field(default_factory=MirrorSettings)
     draining: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Check:
-    """One line of `/readyz`: a check that fails makes the node unready, unless it is only a warning."""
-
-    name: str
-    ok: bool
-    detail: str = ""
-    warning: bool = False
 
 
 @dataclass(slots=True)
@@ -396,14 +387,7 @@ class PublicPlane:
     async def _ready(self, request: Request) -> Outgoing:
         checks = [Check("draining", not self.settings.draining, "about to end" if self.settings.draining else "")]
         checks += [await check() for check in self.checks]
-        ready = all(check.ok or check.warning for check in checks)
-        body = {
-            "ready": ready,
-            "checks": {
-                check.name: {"ok": check.ok, **({"detail": check.detail} if check.detail else {})} for check in checks
-            },
-            "warnings": [check.name for check in checks if check.warning and not check.ok],
-        }
+        ready, body = readiness(checks)
         result = _json_answer(200 if ready else 503, body, request.method)
         if not ready:
             result.headers.append(retry_after(None))
