@@ -7,6 +7,7 @@ some 11; everything else is as it is by default.
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,9 +18,9 @@ from e2e.publishing import done, publish, write_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 REASON = unavailable()
+FAKETIME = sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
 pytestmark = pytest.mark.skipif(REASON is not None, reason=str(REASON))
 
 FAST = {"fleet.gossip_interval": "200ms", "fleet.forget_after": "15s", "catalog.refresh_interval": "2s"}
@@ -206,3 +207,22 @@ def test_a_node_that_isnt_admitted_follows_the_catalog_and_nothing_else(tmp_path
         finally:
             for node in fleet.nodes.values():
                 node.discard()
+
+
+@pytest.mark.skipif(not FAKETIME, reason="faketime is not installed")
+def test_a_clock_that_is_off_is_shown_and_signs_nothing(fleet: Fleet, tmp_path: Path) -> None:
+    us = fleet.nodes["us"]
+    us.stop()
+    # 100 s behind: still listened to, and too far off to sign
+    wrong = {"LD_PRELOAD": str(FAKETIME[0]), "FAKETIME": "-100s", "FAKETIME_DONT_FAKE_MONOTONIC": "1"}
+    us.start(port=8080, prefix=fleet.host("us").prefix, env=wrong)
+
+    def warned() -> bool:
+        return "clock" in fleet.host("us").request(f"{fleet.host('us').url}/readyz").json["warnings"]
+
+    eventually(warned, "the clock is off")
+    assert 95 < done(us, "peers", "--json").json["self"]["clock_skew"] < 105
+    refused = us.command("publish", write_gguf(tmp_path / "a.gguf", "a"), "--name", "a", "--version", "1")
+    assert refused.code == 75
+    assert "clock" in refused.err
+    assert fleet.peers("eu")["us"]["clock_offset"] < -95

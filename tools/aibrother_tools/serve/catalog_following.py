@@ -80,9 +80,7 @@ class CatalogFollowing:
 
     def _refresh(self, sources: Sequence[tuple[str, str]]) -> Followed:
         with ExitStack() as stack:
-            fetchers = [
-                (name, stack.enter_context(fetcher(url, patience=SOURCE_PATIENCE))) for name, url in sources
-            ]
+            fetchers = [(name, stack.enter_context(fetcher(url, patience=SOURCE_PATIENCE))) for name, url in sources]
             return self._follower.refresh(fetchers, utc_now())
 
     def _complain(self, name: str, error: NodeError) -> None:

@@ -84,7 +84,8 @@ class Control:
         except NodeError as error:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
         self._runner = web.AppRunner(
-            LocalPlane(self._thread, self._status, self._edit, self._peers).application(), access_log=None
+            LocalPlane(self._thread, self._status, self._edit, self._peers, self._clock_skew).application(),
+            access_log=None,
         )
         await self._runner.setup()
         (layout.run / NAME).unlink(missing_ok=True)  # the lock is ours, so whoever left it is gone
@@ -154,12 +155,15 @@ class Control:
 
     async def _edit(self, action: Mapping[str, Any]) -> dict[str, Any]:
         if self._fleet is not None:
-            await self._fleet.check_clock()
+            self._fleet.check_clock()
         try:
             return await self._thread.change(lambda store: self._desk(store).run(action, utc_now()).to_json())
         finally:
             if self._fleet is not None:
                 await self._fleet.catalog_changed()
+
+    def _clock_skew(self) -> float | None:
+        return None if self._fleet is None else self._fleet.clock_skew
 
     async def _peers(self) -> dict[str, Any]:
         if self._fleet is None:

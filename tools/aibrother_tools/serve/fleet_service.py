@@ -75,6 +75,9 @@ class FleetService:
         thread: the store.
         metrics: what is counted.
         changes: a number that grows with each change of the store.
+
+    Attributes:
+        clock_skew: how far the fleet's clocks are ahead of this one, in seconds, where that is too far; else None.
     """
 
     def __init__(
@@ -115,6 +118,7 @@ class FleetService:
         self._view_lock = asyncio.Lock()
         self._following: CatalogFollowing | None = None
         self._ahead_said = 0.0
+        self.clock_skew: float | None = None
 
     async def start(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> None:
         """Listen and begin to gossip.
@@ -213,16 +217,15 @@ class FleetService:
         )
         return peers_report(self._node, self._says(), own, self._catalog, states, skew, alarm)
 
-    async def check_clock(self) -> None:
+    def check_clock(self) -> None:
         """Refuse to sign while this clock is off.
 
         Raises:
             Temporary: it differs too much from what the fleet's clocks say.
         """
-        skew, heard = await self._gossip.call(lambda engine, _: engine.skew())
-        if heard > 1 and abs(skew) > MAX_SKEW:
+        if self.clock_skew is not None:
             raise Temporary(
-                f"this clock is {-skew:+.0f} s off those of {heard} peers: nothing is signed until it is set"
+                f"this clock is {-self.clock_skew:+.0f} s off those of the fleet: nothing is signed until it is set"
             )
 
     async def catalog_changed(self) -> None:
@@ -306,6 +309,9 @@ class FleetService:
         await self._show(states)
         await self._inventories.look(states, now)
         await self._gossip.call(lambda engine, _: update_metrics(self._metrics, engine, states, self._catalog))
+        skew, heard = await self._gossip.call(lambda engine, _: engine.skew())
+        # of two clocks nobody can say which one is wrong
+        self.clock_skew = skew if heard > 1 and abs(skew) > MAX_SKEW else None
         await self._follow_gossip()
 
     async def _follow_gossip(self) -> None:

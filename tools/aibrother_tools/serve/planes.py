@@ -1,8 +1,8 @@
 """Which sockets a node listens on: those of the public plane, of control and of the fleet.
 
 A port that somebody chose is that port or an error; the fleet listener's is also chosen by `node.gossip_url`. A port
-that nobody chose gives way: two nodes on one machine need no configuration of planes that people don't look for by their
-numbers; the log and the ready line name what was taken.
+that nobody chose gives way: two nodes on one machine need no configuration of planes that people don't look for by
+their numbers; the log and the ready line name what was taken.
 """
 
 from __future__ import annotations

@@ -130,6 +130,7 @@ class LocalPlane:
         status: what `GET /status` answers.
         edit: carries out an edit of the catalog; what it returns is answered.
         peers: what `GET /peers` answers.
+        clock_skew: how far this clock is off the fleet's, in seconds, where that is too far; for workers.
     """
 
     def __init__(
@@ -138,11 +139,13 @@ class LocalPlane:
         status: Callable[[], Awaitable[dict[str, Any]]],
         edit: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]],
         peers: Callable[[], Awaitable[dict[str, Any]]],
+        clock_skew: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._thread = thread
         self._status = status
         self._edit = edit
         self._peers = peers
+        self._clock_skew = clock_skew
 
     def application(self) -> web.Application:
         """The aiohttp application to serve."""
@@ -161,8 +164,8 @@ class LocalPlane:
         return app
 
     async def _alive(self, _: web.Request) -> web.Response:
-        """Workers ask; that there is an answer is the answer."""
-        return web.Response(status=204)
+        """Workers ask: that there is an answer is most of the answer."""
+        return web.json_response({"clock_skew": self._clock_skew()})
 
     async def _get_status(self, _: web.Request) -> web.Response:
         return web.json_response(await self._status())
