@@ -151,7 +151,7 @@ def locate(address: Address | None, country: str | None, database: PlaceDatabase
 
 
 def _hops_from_the_right(lines: Sequence[str]) -> Iterator[str]:
-    """The hops of all lines, which are one list (RFC 9110, 5.3); of each line no more are cut off than are looked at."""
+    """The hops of all lines, which are one list (RFC 9110, 5.3); no more are cut off a line than are looked at."""
     return (hop.strip() for line in reversed(lines) for hop in reversed(line.rsplit(",", MAX_HOPS)))
 
 
