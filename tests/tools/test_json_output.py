@@ -102,6 +102,29 @@ def test_commands_of_the_catalog(tmp_path: Path, model: Content) -> None:
     assert again == edited["entries"]
 
 
+def test_commands_of_the_fleet(tmp_path: Path) -> None:
+    data, other = tmp_path / "data", tmp_path / "other"
+    made = _valid("init", run("init", "--data", data, "--region", "eu", "--json").out)["node"]
+    new = _valid("init", run("init", "--no-catalog", "--data", other, "--region", "us", "--json").out)["node"]
+    record = json.loads((other / "record.json").read_bytes())
+    jsonschema.validate(record, _schema("record.schema"))
+    assert (record["id"], record["region"]) == (new["id"], "us")
+    (first,) = _valid("fleet-list", run("fleet", "list", "--data", data, "--json").out)["nodes"]
+    assert first["id"] == made["id"]
+    admit = ["fleet", "admit", str(other / "record.json"), "--url", "https://us.example", "--data", str(data), "--json"]
+    admitted = _valid("fleet-edit", run(*admit).out)
+    assert (admitted["version"], admitted["changed"]) == (2, True)
+    assert (admitted["node"]["region"], admitted["node"]["url"]) == ("us", "https://us.example")
+    assert _valid("fleet-edit", run(*admit).out)["changed"] is False
+    revoked = _valid("fleet-edit", run("fleet", "revoke", made["id"][:8], "--data", data, "--json").out)
+    assert (revoked["version"], revoked["node"]["state"]) == (3, "revoked")
+    listed = _valid("fleet-list", run("fleet", "list", "--data", data, "--json").out)
+    assert listed["version"] == 3
+    assert {node["id"]: node["state"] for node in listed["nodes"]} == {made["id"]: "revoked", new["id"]: "admitted"}
+    back = _valid("fleet-edit", run("fleet", "admit", made["id"], "--country", "de", "--data", data, "--json").out)
+    assert back["node"] == {**first, "country": "DE"}
+
+
 def test_keys_that_are_offline_are_asked_for(tmp_path: Path) -> None:
     data, usb = tmp_path / "data", tmp_path / "usb"
     run("init", "--data", data)
