@@ -6,6 +6,8 @@ some 11; everything else is as it is by default.
 
 from __future__ import annotations
 
+import shutil
+import subprocess
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ import pytest
 
 from e2e.harness import Node, eventually
 from e2e.network import Host, Network, unavailable
-from e2e.publishing import done, publish, write_gguf
+from e2e.publishing import done, publish, sha256_of, write_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -226,3 +228,41 @@ def test_a_clock_that_is_off_is_shown_and_signs_nothing(fleet: Fleet, tmp_path: 
     assert refused.code == 75
     assert "clock" in refused.err
     assert fleet.peers("eu")["us"]["clock_offset"] < -95
+
+
+@pytest.mark.skipif(shutil.which("aria2c") is None, reason="aria2c is not installed")
+def test_aria2_downloads_from_three_mirrors_of_which_one_dies_and_one_has_flipped_bytes(
+    fleet: Fleet, tmp_path: Path
+) -> None:
+    model = write_gguf(tmp_path / "m.gguf", "metalink", rows=32 << 10)
+    digest = "sha256:" + publish(fleet.nodes["us"], model, "m:f32@1")["sha256"].removeprefix("sha256:")
+    for name in ("eu", "ap"):
+        fleet.nodes[name].add(model)
+        eventually(lambda name=name: name in fleet.mirrors("us", digest), f"us knows that {name} has it")  # type: ignore[misc]
+    _flip_a_byte_of_each_megabyte(fleet.nodes["ap"].data / "blobs/sha256" / digest.removeprefix("sha256:"))
+    us = fleet.host("us")
+    metalink = us.request(f"{us.url}/models/m-f32.gguf.meta4")
+    assert metalink.status == 200
+    assert all(fleet.host(name).url.encode() in metalink.body for name in fleet.nodes)
+    (tmp_path / "m.meta4").write_bytes(metalink.body)
+    got = tmp_path / "got"
+    options = ["--check-integrity=true", "-s4", "-x4", "-k1M", "--max-overall-download-limit=8M", f"--dir={got}"]
+    command = [*us.prefix, "aria2c", f"--metalink-file={tmp_path / 'm.meta4'}", *options]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as aria2:
+        eventually(lambda: any(got.glob("*.aria2")), "aria2 has begun")
+        time.sleep(1.0)
+        fleet.nodes["eu"].discard()
+        out, _ = aria2.communicate(timeout=240)
+    assert aria2.returncode == 0, out
+    assert sha256_of(got / "m-f32.gguf") == sha256_of(model)
+    assert "checksum" in out.lower(), f"a bad piece was never met: {out}"
+
+
+def _flip_a_byte_of_each_megabyte(path: Path) -> None:
+    path.chmod(0o644)
+    with path.open("r+b") as file:
+        for offset in range(1000, path.stat().st_size, 1 << 20):
+            file.seek(offset)
+            (byte,) = file.read(1)
+            file.seek(offset)
+            file.write(bytes([byte ^ 1]))
