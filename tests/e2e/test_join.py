@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import random
+import subprocess
+import time
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from e2e.harness import Node, Result, run
+from counts import rounds
+from e2e.harness import PROGRAM, Node, Result, eventually, run
 from e2e.publishing import done, everything_below, names, publish, signing_node, write_gguf
 
 if TYPE_CHECKING:
@@ -150,7 +154,7 @@ def test_what_is_not_admitted(signer: Node, tmp_path: Path) -> None:
     assert admit(good["id"][:40], "--key", good["key"]) == 2
     assert admit(tmp_path / "data/record.json", "--key", "0" * 64) == 3
     assert admit(tmp_path / "data/record.json", "--latitude", "1") == 2
-    assert admit(tmp_path / "data/record.json", "--url", "ftp://x.example") == 1
+    assert admit(tmp_path / "data/record.json", "--url", "ftp://x.example") == 2
     assert signer.command("fleet", "revoke", "0" * 64).code == 4
     assert signer.command("fleet", "revoke", "abc").code == 2
     assert fleet_of(signer) == before
@@ -204,6 +208,33 @@ def test_an_init_that_could_not_join_can_be_run_again(signer: Node, tmp_path: Pa
     again = join(signer, data)
     assert again.code == 1
     assert "nothing was changed" in again.err
+
+
+@pytest.mark.parametrize("joining", [True, False])
+def test_an_init_that_was_killed_can_be_run_again(signer: Node, tmp_path: Path, *, joining: bool) -> None:
+    """And it goes on with its key, which a new catalog may have admitted already."""
+    options = ["--join", signer.url, "--root", str(root_of(signer))] if joining else []
+    began = time.monotonic()
+    assert run("init", "--data", tmp_path / "first", *options).code == 0
+    lasts = time.monotonic() - began
+    killed = 0
+    for number in range(rounds(6, 60)):
+        data = tmp_path / str(number)
+        with subprocess.Popen(
+            [PROGRAM, "init", "--data", data, *options], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        ) as process:
+            eventually(lambda data=data: data.exists(), "the folder")  # type: ignore[misc]
+            time.sleep(random.uniform(0, lasts / 2))
+            process.kill()
+        if not (data / "node.key").exists():
+            killed += 1
+            assert run("init", "--data", data, *options).code == 0
+        record = json.loads((data / "record.json").read_bytes())
+        assert record["id"] == done(Node(data.parent), "status", "--data", data, "--json").json["node"]["id"]
+        if not joining:
+            (first,) = json.loads(run("fleet", "list", "--data", data, "--json").out)["nodes"]
+            assert first["id"] == record["id"]
+    assert killed, "none was interrupted"
 
 
 @pytest.mark.parametrize("lacks", ["--join", "--root"])

@@ -163,7 +163,7 @@ class Follower:
         """
         try:
             repository = Repository.open(self._layout.catalog, self._disk)
-        except NotFound:
+        except (NotFound, VerificationFailed):  # a broken folder is mended by the next refresh
             return 0
         return len(repository.collect_debris(now, grace))
 

@@ -50,6 +50,9 @@ def admit(
 
     Options override what the record says. A member keeps what neither says.
     """
+    from aibrother_node.catalog.entries import FleetNode
+    from aibrother_node.errors import InvalidInput
+
     if (latitude is None) != (longitude is None):
         raise click.UsageError("--latitude and --longitude come together")
     said = {
@@ -61,10 +64,13 @@ def admit(
         "longitude": longitude,
     }
     if _DIGITS.fullmatch(node) and not Path(node).exists():
-        key = _key_of(_members(app), node, key, said)
-        node_id = node
+        node_id, key = node, _key_of(_members(app), node, key, said)
     else:
         node_id, key = _read(Path(node), key, said)
+    try:
+        FleetNode(node_id, key, **said)  # type: ignore[arg-type]  # mypy takes them for values of one type
+    except InvalidInput as error:
+        raise click.UsageError(str(error)) from error
     _edit(app, {"do": "admit", "id": node_id, "key": key, "said": said}, "admitted", as_json=as_json)
 
 
@@ -106,18 +112,19 @@ def _members(app: App) -> FleetDocument:
     return members(open_catalog(app.load().config))
 
 
-def _key_of(members: FleetDocument, node_id: str, key: str | None, said: dict[str, Any]) -> str | None:
-    """Check what a NODE_ID needs: a stranger's key, and where it is."""
+def _key_of(members: FleetDocument, node_id: str, key: str | None, said: dict[str, Any]) -> str:
+    """Check what a NODE_ID needs, which for a stranger is a key, and where it is; returns the node's key."""
     from aibrother_node.catalog.entries import FleetNode
     from aibrother_node.catalog.values import sha256
     from aibrother_node.errors import InvalidInput, VerificationFailed
 
     if len(node_id) != _WHOLE:
         raise click.UsageError(f"a node id has {_WHOLE} hex digits, {node_id} has {len(node_id)}")
+    member = next((one for one in members.nodes if one.id == node_id), None)
+    if member is not None and key in (None, member.key):
+        return member.key
     if key is None:
-        if all(node.id != node_id for node in members.nodes):
-            raise click.UsageError(f"the fleet doesn't know node {node_id}: give its --key, or its record.json")
-        return None
+        raise click.UsageError(f"the fleet doesn't know node {node_id}: give its --key, or its record.json")
     try:
         sha256(key, "--key")
     except InvalidInput as error:
@@ -126,7 +133,7 @@ def _key_of(members: FleetDocument, node_id: str, key: str | None, said: dict[st
         FleetNode(node_id, key)
     except InvalidInput as error:
         raise VerificationFailed(str(error)) from error
-    if all(node.id != node_id for node in members.nodes) and not (said["region"] and said["url"]):
+    if not (said["region"] and said["url"]):
         raise click.UsageError("a node that the fleet doesn't know needs --region and --url")
     return key
 

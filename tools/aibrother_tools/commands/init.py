@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
+_UNFINISHED: Final = "node.key.unfinished"
 _PATIENCE: Final = 300.0  # seconds for the whole catalog
 
 
@@ -50,9 +51,7 @@ def init(
 
     With --join it follows a catalog that is there already, instead of making one.
     """
-    from aibrother_node.errors import InvalidInput
     from aibrother_node.fleet.admission import save_record
-    from aibrother_node.fleet.identity import NodeKey
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import DirectoryLock, Layout
 
@@ -61,13 +60,13 @@ def init(
     config = app.load({key: value for key, value in given.items() if value}).config
     disk = Disk()
     layout = Layout(config.node.data)
-    if layout.node_key.exists():
-        raise InvalidInput(f"{layout.root} is a node's data directory already; nothing was changed")
-    key = NodeKey.generate()
-    node = _node(config, key)
+    _refuse_a_second(layout)
     layout.root.mkdir(parents=True, exist_ok=True)
     with DirectoryLock.take(layout.root, 5.0):
+        _refuse_a_second(layout)
         layout.create(disk)
+        key = _key(layout, disk)
+        node = _node(config, key)
         if joining is not None:
             _join(layout, disk, *joining)
         wrote_toml = not layout.node_toml.exists()
@@ -91,7 +90,9 @@ def init(
             found_catalog(layout, disk, signing(config), node, utc_now())
         save_record(layout.record, node, key, disk, aside=layout.incoming / "record.json.new")
         # last: a directory with a key is complete
-        key.save(layout.node_key, disk, aside=layout.incoming / "node.key.new")
+        disk.rename(layout.incoming / _UNFINISHED, layout.node_key)
+        disk.sync_folder(layout.root)
+        disk.sync_folder(layout.incoming)
     root = layout.trust / "root.json"
     if as_json:
         document = None if no_catalog else json.loads(root.read_bytes())
@@ -107,7 +108,7 @@ def init(
         )
         return
     if joining is not None:
-        if not wrote_toml:
+        if not (wrote_toml or joining[0] in config.fleet.seeds):
             warn(
                 f'{layout.node_toml} was there and is as it was: it should have seeds = ["{joining[0]}"] under [fleet]'
             )
@@ -126,6 +127,27 @@ def init(
     click.echo(
         f"Next: aibrother-node --data {layout.root} publish FILE.gguf, then aibrother-node --data {layout.root} serve"
     )
+
+
+def _refuse_a_second(layout: Layout) -> None:
+    from aibrother_node.errors import InvalidInput
+
+    if layout.node_key.exists():
+        raise InvalidInput(f"{layout.root} is a node's data directory already; nothing was changed")
+
+
+def _key(layout: Layout, disk: Disk) -> NodeKey:
+    """The node's key, as an interrupted `init` left it, since the catalog may name it already; else a new one."""
+    from aibrother_node.errors import NotFound
+    from aibrother_node.fleet.identity import NodeKey
+
+    path = layout.incoming / _UNFINISHED
+    try:
+        return NodeKey.load(path)
+    except NotFound:
+        key = NodeKey.generate()
+        key.save(path, disk, aside=layout.incoming / "node.key.new")
+        return key
 
 
 def _joining(url: str, root_file: Path | None, *, no_catalog: bool) -> tuple[str, bytes] | None:
