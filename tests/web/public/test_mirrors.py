@@ -17,7 +17,7 @@ import pytest
 
 from aibrother_node.catalog.entries import FleetDocument, FleetNode, encode
 from aibrother_node.config import LimitsSection
-from aibrother_node.content.chunks import FIXED_1, build_manifest
+from aibrother_node.content.chunks import FIXED_1, ChunkManifest, build_manifest, chunk_hashes
 from aibrother_node.content.digest import Digest
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.fleet.nearest import Place
@@ -508,3 +508,18 @@ async def test_pieces_come_from_the_stored_manifest(world: World) -> None:
     assert pieces.attrib == {"length": str(8 << 20), "type": "sha-256"}
     assert [piece.text for piece in pieces] == [digest_of(one).hex for one in (data[: 8 << 20], data[8 << 20 :])]
     assert file.attrib["name"] == digest_of(data).hex
+
+
+async def test_pieces_that_a_metalink_can_t_say_are_left_out(world: World) -> None:
+    """A manifest that calls itself `fixed/1` and is cut elsewhere: what is stored may have come from anywhere."""
+    pieces = [chunk_hashes(piece) for piece in (HERE[:3], HERE[3:])]
+    sha256, xxh3 = (b"".join(pair[which] for pair in pieces) for which in (0, 1))
+    manifest = ChunkManifest(digest_of(HERE), len(HERE), FIXED_1, (3, len(HERE) - 3), sha256, xxh3)
+    world.layout.blob(manifest.digest()).write_bytes(manifest.encode())
+    index = Index.open(world.layout.index)
+    index.put_manifests([ManifestRow(digest_of(HERE), manifest.digest(), FIXED_1)])
+    index.close()
+    reply = await world.ask(f"{blob(HERE)}.meta4")
+    assert reply.status == 200
+    (file,) = ET.fromstring(reply.body)
+    assert [child.tag.rpartition("}")[2] for child in file] == ["size", "hash", "url"]
