@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
+import random
 import shutil
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -396,6 +398,27 @@ def test_a_signer_that_took_over_from_a_backup_may_give_a_number_anew(
         assert says(layout, edit)
 
 
+def test_a_takeover_that_is_interrupted_is_mended_by_the_next_refresh(
+    signer: Signer, layout: Layout, restored: Signer, tmp_path: Path
+) -> None:
+    """A number has another content now, so what is left may be neither catalog; it is never taken for one."""
+    for calls in itertools.count(step=EVERY):
+        copy = type(layout)(tmp_path / str(calls))
+        shutil.copytree(layout.root, copy.root)
+        try:
+            follower(copy, signer, FatalDisk(calls)).refresh([("new", restored.source)], NOW)
+            ended = True
+        except Killed:
+            ended = False
+        with contextlib.suppress(NodeError):
+            assert says(copy, OLD) or says(copy, NEW)
+        assert follower(copy, signer).refresh([("new", restored.source)], NOW).status == restored.order
+        assert says(copy, OLD), "which is the newer one"
+        shutil.rmtree(copy.root)
+        if ended:
+            break
+
+
 def test_two_contents_of_one_version_are_settled_by_the_next(signer: Signer, layout: Layout, restored: Signer) -> None:
     """The keys of `fleet` stayed the same, and both signers gave its version 2 a content."""
     restored.commit(first_content("newer"))
@@ -440,6 +463,45 @@ def test_a_made_up_older_root_is_not_kept(signer: Signer, layout: Layout, tmp_pa
     assert following.refresh([("liar", source)], NOW).status == signer.order
     assert not (layout.catalog / "metadata/1.root.json").exists()
     assert says(layout, OLD)
+
+
+@pytest.mark.parametrize("seed", range(rounds(3, 200)))
+def test_what_is_served_is_whole_and_never_older_whatever_happens(tmp_path: Path, seed: int) -> None:
+    """Random edits and rotations, asked of random sources, honest and not, some by a program that was started anew."""
+    rng = random.Random(seed)
+    signer, layout = Signer(tmp_path / "signer", first_content("0")), new_layout(tmp_path / "follower")
+    make(tmp_path / "forger", content=first_content("forged"))
+    history = {signer.order: first_content("0")}
+    sources: list[Fetch] = [signer.source, Source(tmp_path / "forger/catalog"), unreachable]
+    following = follower(layout, signer)
+    for number in range(1, 25):
+        match rng.randrange(6):
+            case 0:
+                content = first_content(str(number))
+                signer.commit(content)
+                history[signer.order] = content
+            case 1:
+                content = history[signer.order]
+                signer.rotate(rng.choice(["root", "timestamp", "snapshot", "targets", "models", "staging", "fleet"]))
+                history[signer.order] = content
+            case 2:
+                sources.append(signer.frozen(tmp_path / str(number)))
+            case 3:
+                frozen = signer.frozen(tmp_path / str(number))
+                sources.append(rng.choice([frozen.without_documents, frozen.with_false_documents])())
+            case 4:
+                following = follower(layout, signer)
+            case _:
+                pass
+        asked = rng.sample(sources, rng.randint(1, min(4, len(sources))))
+        before = following.refresh([], NOW).status
+        followed = following.refresh([(str(place), one) for place, one in enumerate(asked)], NOW)
+        assert followed.status >= before
+        assert followed.changed == (followed.status != before)
+        if sources[0] in asked:
+            assert (followed.status, followed.incomplete) == (signer.order, None)
+        if followed.status != NOTHING:
+            assert says(layout, history[followed.status])
 
 
 def test_ceilings_hold_for_documents(signer: Signer, layout: Layout) -> None:
