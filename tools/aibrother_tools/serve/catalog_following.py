@@ -4,51 +4,149 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import random
+import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from aibrother_node.catalog.desk import utc_now
+from aibrother_node.catalog.following import Follower
 from aibrother_node.catalog.indexing import follow
 from aibrother_node.errors import NodeError
 from aibrother_node.store.disk import Disk
 from aibrother_replicator.naming import fetcher
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from aibrother_node.catalog.following import Followed, Follower
+    from aibrother_node.catalog.following import Followed
+    from aibrother_node.config import NodeConfig
+    from aibrother_node.fleet.engine import Engine
+    from aibrother_node.fleet.loop import GossipLoop
+    from aibrother_node.fleet.members import Member
+    from aibrother_node.fleet.peering import PeerState
+    from aibrother_node.fleet.record import CatalogVersion
     from aibrother_node.metrics import FleetMetrics
+    from aibrother_node.store.layout import Layout
     from aibrother_node.web.control.local import StoreThread
 
 _LOG: Final = logging.getLogger(__name__)
+_ASKED_AT_ONCE: Final = 2  # peers that are asked for one newer catalog
+_ASKED_IN_ANY_CASE: Final = 3  # besides the seeds, each refresh_interval
+_SAY_AGAIN: Final = 600.0
 SOURCE_PATIENCE: Final = 30.0
 """Seconds that one source may take in all, however slowly it goes on."""
 
 
 class CatalogFollowing:
-    """Follows the catalog; one refresh at a time.
+    """Follows the catalog; one refresh at a time. On a node that signs it only tells whether others are ahead.
 
     Args:
-        follower: verifies and writes.
+        follower: verifies and writes; None on a node that signs, or has no root to trust.
+        config: how often to ask.
         thread: the store, whose index has to say the same.
         metrics: counts what was refused.
+        gossip: tells who is ahead, and is told who lied.
         changed: awaited when this node serves a newer catalog.
     """
 
     def __init__(
-        self, follower: Follower, thread: StoreThread, metrics: FleetMetrics, changed: Callable[[], Awaitable[None]]
+        self,
+        follower: Follower | None,
+        config: NodeConfig,
+        thread: StoreThread,
+        metrics: FleetMetrics,
+        gossip: GossipLoop,
+        changed: Callable[[], Awaitable[None]],
     ) -> None:
         self._follower = follower
+        self._config = config
         self._thread = thread
         self._metrics = metrics
+        self._gossip = gossip
         self._changed = changed
+        self._rng = random.Random()  # noqa: S311  # whom to ask, and when
         self._lock = asyncio.Lock()
         self._complained: dict[str, str] = {}
+        self._ahead_said = -_SAY_AGAIN
 
-    @property
-    def busy(self) -> bool:
-        """Whether a refresh is under way."""
-        return self._lock.locked()
+    @classmethod
+    async def begin(
+        cls,
+        config: NodeConfig,
+        layout: Layout,
+        thread: StoreThread,
+        metrics: FleetMetrics,
+        gossip: GossipLoop,
+        changed: Callable[[], Awaitable[None]],
+    ) -> Self:
+        """Begin with the root that this node trusts; where it can't be used, that is logged and nothing is followed."""
+        follower = None
+        if not config.catalog.signer:
+            path = config.catalog.root or layout.trust / "root.json"
+            try:
+                root = await asyncio.to_thread(path.read_bytes)
+                follower = await asyncio.to_thread(Follower, layout, Disk(), root)
+            except (OSError, NodeError) as error:
+                _LOG.error("no catalog is followed: %s: %s", path, error)
+        return cls(follower, config, thread, metrics, gossip, changed)
+
+    async def ask_around(self, members: Callable[[], Mapping[str, Member]]) -> None:
+        """Look for a newer catalog in any case, until cancelled: who isn't admitted hears no gossip, and it can be cut.
+
+        Args:
+            members: who is in the fleet now.
+        """
+        while self._follower is not None:
+            urls = [one.url for one in members().values() if one.url and one.url != self._config.node.public_url]
+            chosen = self._rng.sample(urls, min(_ASKED_IN_ANY_CASE, len(urls)))
+            try:
+                await self.refresh([(url, url) for url in dict.fromkeys([*self._config.fleet.seeds, *chosen])])
+            except Exception:
+                _LOG.exception("the catalog could not be followed; it will be tried again")
+            await asyncio.sleep(self._config.catalog.refresh_interval * self._rng.uniform(0.8, 1.0))
+
+    async def follow_gossip(self, mine: CatalogVersion) -> None:
+        """Ask for a newer catalog whoever tells of one, and mark who doesn't have it.
+
+        Args:
+            mine: which catalog is served here.
+        """
+        ahead = await self._gossip.call(lambda engine, now: engine.newer_catalogs(mine, now))
+        self._metrics.catalog_behind(bool(ahead), time.time())
+        if self._follower is None:
+            self._warn(ahead, mine)
+            return
+        asked = [state for state in ahead if state.url][:_ASKED_AT_ONCE]
+        if not asked or self._lock.locked():
+            return
+        followed = await self.refresh([(state.id, state.url) for state in asked if state.url])
+        have = (0, 0) if followed is None else followed.status
+        refused: Mapping[str, NodeError] = {} if followed is None else followed.refused
+
+        def judge(engine: Engine, now: float) -> None:
+            for state in asked:
+                claim = _claim(state)
+                if state.id in refused:
+                    engine.refuse_catalog(state.id, claim, str(refused[state.id])[:200], now)
+                elif have >= claim:
+                    engine.believe_catalog(state.id)
+                else:
+                    engine.refuse_catalog(state.id, claim, "tells of a catalog that it doesn't serve", now)
+
+        await self._gossip.call(judge)
+
+    def _warn(self, ahead: Sequence[PeerState], mine: CatalogVersion) -> None:
+        now = time.monotonic()
+        if ahead and self._config.catalog.signer and now - self._ahead_said >= _SAY_AGAIN:
+            self._ahead_said = now
+            _LOG.warning(
+                "%s tells of catalog %s, and this node, which signs, has %s: is there another signer, or was this node"
+                " restored from a backup?",
+                ahead[0].id[:12],
+                _claim(ahead[0]),
+                mine,
+            )
 
     async def refresh(self, sources: Sequence[tuple[str, str]]) -> Followed | None:
         """Bring the newest valid catalog that any of these has.
@@ -59,9 +157,10 @@ class CatalogFollowing:
         Returns:
             What came of it; None where nothing could be done at all, which is logged.
         """
+        assert self._follower is not None
         async with self._lock:
             try:
-                followed = await asyncio.to_thread(self._refresh, sources)
+                followed = await asyncio.to_thread(self._refresh, self._follower, sources)
                 if followed.changed:
                     await self._thread.change(lambda store: follow(store, Disk()))
             except (NodeError, OSError) as error:
@@ -78,10 +177,11 @@ class CatalogFollowing:
             await self._changed()
         return followed
 
-    def _refresh(self, sources: Sequence[tuple[str, str]]) -> Followed:
+    @staticmethod
+    def _refresh(follower: Follower, sources: Sequence[tuple[str, str]]) -> Followed:
         with ExitStack() as stack:
             fetchers = [(name, stack.enter_context(fetcher(url, patience=SOURCE_PATIENCE))) for name, url in sources]
-            return self._follower.refresh(fetchers, utc_now())
+            return follower.refresh(fetchers, utc_now())
 
     def _complain(self, name: str, error: NodeError) -> None:
         """Log what is wrong with a source once, not every minute."""
@@ -96,3 +196,7 @@ def reason_of(error: NodeError) -> str:
     """A short reason for metrics: the rule that was broken, or the kind of failure."""
     rule = getattr(error, "rule", None)
     return str(rule.value) if rule is not None else type(error).__name__
+
+
+def _claim(state: PeerState) -> CatalogVersion:
+    return (0, 0) if state.record is None else state.record.record.says.catalog

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
 
-from aibrother_node.catalog.following import Follower
-from aibrother_node.errors import NodeError, Temporary
+from aibrother_node.errors import Temporary
 from aibrother_node.fleet.catalog_now import CatalogNow, catalog_now
 from aibrother_node.fleet.client import FleetClient
 from aibrother_node.fleet.engine import Engine, EngineSettings
@@ -43,7 +42,7 @@ from aibrother_tools.serve.fleet_reports import peers_report, update_metrics
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 
     from aibrother_node.config import NodeConfig
     from aibrother_node.content.digest import Digest
@@ -60,8 +59,6 @@ REFRESH_ROUNDS: Final = 30
 MAX_SKEW: Final = 60.0
 """Seconds that this clock may be off the fleet's median before this node signs nothing any more."""
 _INVENTORY_PAUSE: Final = 5.0
-_ASKED_AT_ONCE: Final = 2  # peers that are asked for one newer catalog
-_ASKED_IN_ANY_CASE: Final = 3  # besides the seeds, each refresh_interval
 _LEAVING: Final = 1.0
 _LOADS: Final = 10
 
@@ -116,8 +113,7 @@ class FleetService:
         self._inventories: PeerInventories
         self._view: FleetViewWriter
         self._view_lock = asyncio.Lock()
-        self._following: CatalogFollowing | None = None
-        self._ahead_said = 0.0
+        self._following: CatalogFollowing
         self.clock_skew: float | None = None
 
     async def start(self, sockets: Sequence[socket.socket], context: ssl.SSLContext | None) -> None:
@@ -148,8 +144,9 @@ class FleetService:
         self._inventories = PeerInventories(self._ask_peer, self._write_holdings, self._forget_holdings)
         await self._look_at_catalog()
         await self._look_at_store()
-        if not self._config.catalog.signer:
-            self._following = await self._follower()
+        self._following = await CatalogFollowing.begin(
+            self._config, self._layout, self._thread, self._metrics, self._gossip, self.catalog_changed
+        )
         runner = web.AppRunner(FleetListener(self).application(), access_log=None, keepalive_timeout=60.0)
         await runner.setup()
         self._exit.push_async_callback(runner.cleanup)
@@ -157,8 +154,9 @@ class FleetService:
             await web.SockSite(runner, sock, ssl_context=context).start()
         self._tasks = [
             asyncio.create_task(self._gossip.run(), name="gossip"),
-            asyncio.create_task(self._watch(), name="fleet"),
-            asyncio.create_task(self._ask_around(), name="catalog"),
+            asyncio.create_task(self._again_and_again(self._once), name="fleet"),
+            asyncio.create_task(self._again_and_again(self._follow_gossip), name="follow"),
+            asyncio.create_task(self._following.ask_around(lambda: self._catalog.members), name="catalog"),
         ]
 
     async def leave(self, state: str) -> None:
@@ -292,14 +290,17 @@ class FleetService:
         if abs(load - self._load) >= 2:  # what wavers by a tenth isn't worth a record
             self._load = load
 
-    async def _watch(self) -> None:
-        """Act upon what gossip brings."""
+    async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Act upon what gossip brings, once a round."""
         while True:
             try:
-                await self._once()
+                await work()
             except Exception:
                 _LOG.exception("what gossip brought could not be acted upon; it will be tried again")
             await asyncio.sleep(min(self._config.fleet.gossip_interval, 1.0))
+
+    async def _follow_gossip(self) -> None:
+        await self._following.follow_gossip(self._catalog.version)  # a source that is slow keeps nothing else waiting
 
     async def _once(self) -> None:
         await self._look_at_store()
@@ -312,79 +313,12 @@ class FleetService:
         skew, heard = await self._gossip.call(lambda engine, _: engine.skew())
         # of two clocks nobody can say which one is wrong
         self.clock_skew = skew if heard > 1 and abs(skew) > MAX_SKEW else None
-        await self._follow_gossip()
-
-    async def _follow_gossip(self) -> None:
-        """Ask for a newer catalog whoever tells of one."""
-        mine = self._catalog.version
-        ahead = await self._gossip.call(lambda engine, now: engine.newer_catalogs(mine, now))
-        self._metrics.catalog_behind(bool(ahead), time.time())
-        if not ahead:
-            return
-        if self._following is None:
-            if time.time() - self._ahead_said > 600:
-                self._ahead_said = time.time()
-                _LOG.warning(
-                    "%s tells of catalog %s, and this node, which signs, has %s: is there another signer, or was this"
-                    " node restored from a backup?",
-                    ahead[0].id[:12],
-                    _claim(ahead[0]),
-                    mine,
-                )
-            return
-        if self._following.busy:
-            return
-        asked = [state for state in ahead if state.url][:_ASKED_AT_ONCE]
-        sources = [(state.id, state.url) for state in asked if state.url]
-        if not sources:
-            return
-        followed = await self._following.refresh(sources)
-        have = (0, 0) if followed is None else followed.status
-        refused: Mapping[str, NodeError] = {} if followed is None else followed.refused
-
-        def judge(engine: Engine, now: float) -> None:
-            for state in asked:
-                claim = _claim(state)
-                if state.id in refused:
-                    engine.refuse_catalog(state.id, claim, str(refused[state.id])[:200], now)
-                elif have >= claim:
-                    engine.believe_catalog(state.id)
-                else:
-                    engine.refuse_catalog(state.id, claim, "tells of a catalog that it doesn't serve", now)
-
-        await self._gossip.call(judge)
-
-    async def _ask_around(self) -> None:
-        """Look for a newer catalog in any case: a node that isn't admitted hears no gossip, and gossip can be cut."""
-        while True:
-            if self._following is not None:
-                members = [one.url for one in self._catalog.members.values() if one.url and one.id != self._node]
-                chosen = self._rng.sample(members, min(_ASKED_IN_ANY_CASE, len(members)))
-                urls = dict.fromkeys([*self._config.fleet.seeds, *chosen])
-                try:
-                    await self._following.refresh([(url, url) for url in urls])
-                except Exception:
-                    _LOG.exception("the catalog could not be followed; it will be tried again")
-            await asyncio.sleep(self._config.catalog.refresh_interval * self._rng.uniform(0.8, 1.0))
-
-    async def _follower(self) -> CatalogFollowing | None:
-        path = self._config.catalog.root or self._layout.trust / "root.json"
-        try:
-            root = await asyncio.to_thread(path.read_bytes)
-            follower = await asyncio.to_thread(Follower, self._layout, Disk(), root)
-        except (OSError, NodeError) as error:
-            _LOG.error("no catalog is followed: %s: %s", path, error)
-            return None
-        return CatalogFollowing(follower, self._thread, self._metrics, self._newer_catalog)
 
     async def _show(self, states: Sequence[PeerState]) -> None:
         """Let workers see which peers clients may be sent to."""
         seen = [view for state in states if (view := _view_of(state)) is not None]
         async with self._view_lock:
             await asyncio.to_thread(self._view.put_peers, seen, time.time())
-
-    async def _newer_catalog(self) -> None:
-        await self.catalog_changed()
 
     async def _ask_peer(self, node: str, url: str, target: str, most: int) -> bytes:
         headers = sign_request(self._signatures, self._node, node, "GET", target, time.time())
@@ -397,10 +331,6 @@ class FleetService:
     async def _forget_holdings(self, nodes: Iterable[str]) -> None:
         async with self._view_lock:
             await asyncio.to_thread(self._view.forget, nodes)
-
-
-def _claim(state: PeerState) -> tuple[int, int]:
-    return (0, 0) if state.record is None else state.record.record.says.catalog
 
 
 def _view_of(state: PeerState) -> PeerView | None:
