@@ -266,7 +266,7 @@ class PublicPlane:
         location = await self._mirrors.anywhere(request, digest, filename)
         if location is not None:
             return self._outgoing(request, redirection(location))
-        if request.method != "HEAD" or self.settings.mirrors.on_miss == "404":
+        if request.method != "HEAD":
             raise error
         # wanted, and not here yet: what it will be is known; asking for it starts nothing
         if part is not None:
