@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -500,6 +500,30 @@ def test_a_round_asks_as_many_as_it_should() -> None:
     one.receive(message(keys[1], keys[0], "push", records=tuple(record(key).raw for key in keys[1:])), NOW)
     contacts = one.tick(NOW)
     assert len({contact.node for contact in contacts}) == 3
+
+
+def test_where_all_is_calm_one_is_asked_until_something_urgent_is_heard() -> None:
+    keys = [KeyedHash(f"some {number}") for number in range(20)]
+    one = fleet(keys)[0]
+
+    def hear(number: int, now: float, **says: Any) -> None:
+        made = SignedRecord.make(keys[number], 1, int(now - NOW) + 1, now, Description(**says))
+        nonce = now.hex().encode()[-16:].rjust(16)
+        one.receive(message(keys[1], keys[0], "push", at=now, nonce=nonce, records=(made.raw,)), now)
+
+    for number in range(1, 20):
+        hear(number, NOW + number / 100)
+    assert len(one.tick(NOW + 9)) == 3
+    assert len(one.tick(NOW + 11)) == 1
+    hear(3, NOW + 12, load=7)
+    assert len(one.tick(NOW + 12)) == 1, "a load is not urgent"
+    hear(3, NOW + 13, load=7, state="draining")
+    assert [len(one.tick(NOW + second)) for second in (13, 22, 24)] == [3, 3, 1]
+    one.describe(Description(catalog=(1, 1)), NOW + 24)
+    assert len(one.tick(NOW + 24)) == 3, "its own news"
+    assert len(one.tick(NOW + 35)) == 1
+    fail(one, id_of(keys[5]), 1, NOW + 35)
+    assert len(one.tick(NOW + 35)) == 3, "a message that was lost"
 
 
 def test_a_record_is_signed_again_when_something_changed_and_in_time() -> None:

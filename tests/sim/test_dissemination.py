@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from counts import rounds
+from counts import SOAK, rounds
 from sim.world import World, seeds
 
 SEEDS = seeds(rounds(2, 10))
+URGENT = {"state": "draining"}
 
 
 def lockstep(count: int, seed: int) -> World:
@@ -21,13 +23,13 @@ def lockstep(count: int, seed: int) -> World:
     return world
 
 
-def rounds_to_all(count: int, seed: int) -> int:
-    """Rounds until everybody knows what one node has just changed."""
+def rounds_to_all(count: int, seed: int, change: dict[str, Any]) -> int:
+    """Rounds until everybody knows what one node has just changed, after all was calm."""
     world = lockstep(count, seed)
     world.believe_all()
     world.run(0.9)  # one round passes, in which nothing is new
     node = world.nodes[seed % count]
-    node.describe(replace(node.says, region="us"))
+    node.describe(replace(node.says, **change))
     changed = node.engine.own_record()
     assert changed is not None
     assert world.knowing(changed) == 1
@@ -39,13 +41,23 @@ def rounds_to_all(count: int, seed: int) -> int:
 
 
 def test_news_reaches_everybody_in_logarithmic_time() -> None:
-    table = {count: [rounds_to_all(count, seed) for seed in SEEDS] for count in (10, 100)}
-    table[1000] = [rounds_to_all(1000, seed) for seed in SEEDS[: rounds(1, 5)]]
+    table = {count: [rounds_to_all(count, seed, URGENT) for seed in SEEDS] for count in (10, 100)}
+    table[1000] = [rounds_to_all(1000, seed, URGENT) for seed in SEEDS[: rounds(1, 5)]]
     told = f"rounds until all know one changed record, seeds {SEEDS}: {table}"
     print(told)
     assert max(table[1000]) <= 15, told
     for count, found in table.items():
         assert max(found) <= 2 * math.log2(count) / math.log2(4) + 3, told  # each tells three others: base 4
+
+
+def test_what_is_not_urgent_takes_its_time() -> None:
+    table = {count: [rounds_to_all(count, seed, {"load": 5}) for seed in SEEDS] for count in (10, 100)}
+    if SOAK:
+        table[1000] = [rounds_to_all(1000, seed, {"load": 5}) for seed in SEEDS[:5]]
+    told = f"rounds until all know a load that changed, seeds {SEEDS}: {table}"
+    print(told)
+    for count, found in table.items():
+        assert max(found) <= 2 * math.log2(count) + 3, told  # each tells one other: base 2
 
 
 @pytest.mark.parametrize("seed", SEEDS)

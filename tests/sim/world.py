@@ -317,8 +317,10 @@ class World:
         records = {node.id: node.engine.own_record() for node in self.nodes}
         for node in self.nodes:
             table, peers = node.engine._table, node.engine._peers
+            node.engine._lively_until = 0.0
             for other, record in records.items():
                 if other != node.id and record is not None:
                     table._put(record)
                     peers[other].detector = PhiDetector(self.settings.refresh, node.clock)
+                    peers[other].urgent = record.record.says.urgent
         assert self.agree()

@@ -7,6 +7,7 @@ The law:
 2. Once an interval a node asks a few members, chosen at random, and exchanges with each what one has and the other
    lacks: its digest goes out (`syn`), records and the names of those that are wanted come back (`ack`), and those are
    sent (`push`). So news reaches n nodes in O(log n) rounds, and what is lost is made up for by the next exchange.
+   While all is calm, only one is asked: then digests are most of the traffic. What is urgent wakes who hears of it.
 3. A frame is bounded. What doesn't fit is said in a later round: newest records first, digests by turns.
 4. Only members are listened to, and each is believed about itself alone. Everybody else's records, and records that are
    forged, from the future or too old to be brought by anyone but their owner, are refused; duplicates cost a hash.
@@ -53,6 +54,8 @@ if TYPE_CHECKING:
 
 _CLONE_WINDOW: Final = 60.0
 _LAGS: Final = 1000
+_LIVELY: Final = 10
+"""Rounds with all of the fanout after something happened: by then everybody has heard of it."""
 _REASONS: Final = ("not for this node", "clock skew", "replayed", "no digest", "unknown kind")
 
 
@@ -154,6 +157,7 @@ class Engine:
         self._version = 0
         self._says = Description()
         self._refresh_at = 0.0
+        self._lively_until = now + _LIVELY * settings.interval
         self._turn = 0
         self._met_own_key: deque[float] = deque(maxlen=2)
         self._above_not_before = 0.0
@@ -174,6 +178,8 @@ class Engine:
         """Take over what this node says of itself; returns whether a new record was signed."""
         if says == self._says and now < self._refresh_at:
             return False
+        if says.urgent != self._says.urgent:
+            self._wake(now)
         self._says = says
         self._sign(now)
         return True
@@ -189,7 +195,8 @@ class Engine:
             self._sign(now)
         self._table.forget(now, (self.node,))
         live, silent = self._sort(now)
-        chosen = self._rng.sample(live, min(self._settings.fanout, len(live)))
+        fanout = self._settings.fanout if now < self._lively_until else 1
+        chosen = self._rng.sample(live, min(fanout, len(live)))
         if silent:
             if not live:
                 chosen += self._rng.sample(silent, min(self._settings.fanout, len(silent)))
@@ -206,6 +213,8 @@ class Engine:
             seed.peering.failed(now, self._settings.interval, self._rng)
         peer = self._peers.get(contact.node or "")
         if peer is not None:
+            if not peer.failures:
+                self._wake(now)  # messages get lost, or a node: there is less calm than there seemed
             peer.failed(now, self._settings.interval, self._rng)
 
     def answered(self, contact: Contact, frame: bytes, now: float) -> Contact | None:
@@ -326,6 +335,9 @@ class Engine:
             peer.believe_catalog()
 
     # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _wake(self, now: float) -> None:
+        self._lively_until = now + _LIVELY * self._settings.interval
 
     def _sign(self, now: float) -> None:
         if self._version >= MAX_NUMBER:
@@ -472,6 +484,9 @@ class Engine:
 
     def _heard(self, record: SignedRecord, sender: str, now: float) -> None:
         peer = self._peers[record.id]
+        if record.record.says.urgent != peer.urgent:
+            peer.urgent = record.record.says.urgent
+            self._wake(now)
         peer.said_url = record.record.says.gossip_url or peer.said_url
         issued = record.record.issued - (peer.offset or 0.0)
         self.counts.lags.append(max(0.0, now - issued))

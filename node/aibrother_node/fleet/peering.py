@@ -30,6 +30,7 @@ class Peering:
         next_try: not before then.
         indirect: it was heard of through others while attempts failed: the way is cut, not the node.
         offset: how far its clock is ahead of ours in seconds, by its last message; None before.
+        urgent: what its last record said of that kind.
         said_url: where it said that its fleet listener is; kept when its record is forgotten.
         refused_catalog: the version that it told of and that was not to be believed, with the reason.
     """
@@ -41,6 +42,7 @@ class Peering:
     url_number: int = 0
     indirect: bool = False
     offset: float | None = None
+    urgent: tuple[object, ...] = ()
     said_url: str | None = None
     refused_catalog: tuple[CatalogVersion, str] | None = None
     _refusals: int = 0

@@ -67,6 +67,11 @@ class Description:
     free: int = 0
     software: str = ""
 
+    @property
+    def urgent(self) -> tuple[object, ...]:
+        """What of it others should know as soon as may be, and not only within half a minute."""
+        return self.url, self.gossip_url, self.state, self.catalog, self.published
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
