@@ -343,6 +343,19 @@ def test_a_lost_trust_folder_is_no_way_back(signer: Signer, layout: Layout, tmp_
     assert is_copy(layout, signer)
 
 
+def test_an_older_trust_folder_is_no_way_back_either(signer: Signer, layout: Layout, tmp_path: Path) -> None:
+    """Though the catalog that is served has expired, and can't be learnt from any more."""
+    follower(layout, signer).refresh([("good", signer.source)], NOW)
+    shutil.copytree(trust_state(layout), tmp_path / "old")
+    signer.commit(NEW)
+    follower(layout, signer).refresh([("good", signer.source)], NOW)
+    shutil.rmtree(trust_state(layout))
+    shutil.copytree(tmp_path / "old", trust_state(layout))
+    followed = follower(layout, signer).refresh([], NOW + 8 * DAY)
+    assert (followed.status, followed.changed) == ((1, 2), False)
+    assert says(layout, NEW)
+
+
 def test_a_broken_catalog_folder_is_mended(signer: Signer, layout: Layout) -> None:
     following = follower(layout, signer)
     following.refresh([("good", signer.source)], NOW)
