@@ -20,6 +20,7 @@ from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.index import IndexReader
 from aibrother_node.store.layout import DirectoryLock, Layout
+from aibrother_node.web.bounded import BoundedServer
 from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
 from aibrother_node.web.control.local_socket import NAME, LocalSocket
 from aibrother_node.web.control.plane import ControlPlane
@@ -40,6 +41,7 @@ _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again
 _KEEPALIVE: Final = (
     75.0  # seconds within which a request has to come, from the connection's begin or the last answer on
 )
+_CONNECTIONS: Final = 128  # of a plane, at a time
 _SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
 _LOG: Final = logging.getLogger(__name__)
 
@@ -65,7 +67,7 @@ class Control:
         self._metrics_sockets = list(metrics_sockets)
         self._fleet_context: ssl.SSLContext | None = None
         self._metrics = FleetMetrics()
-        self._planes: list[web.AppRunner] = []
+        self._planes: list[BoundedServer] = []
         self._config: NodeConfig
         self._thread: StoreThread
         self._runner: web.AppRunner
@@ -124,8 +126,9 @@ class Control:
             await self._fleet.leave("leaving")
             await self._fleet.close()
         async with asyncio.timeout(patience + 1):
-            for runner in (self._runner, *self._planes):
-                await runner.cleanup()
+            await self._runner.cleanup()
+            for plane in self._planes:
+                await plane.close()
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -135,11 +138,9 @@ class Control:
     async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
         if not sockets:
             return
-        runner = web.AppRunner(application, access_log=None, keepalive_timeout=_KEEPALIVE, shutdown_timeout=_SHUTDOWN)
-        await runner.setup()
-        self._planes.append(runner)
-        for sock in sockets:
-            await web.SockSite(runner, sock, backlog=BACKLOG).start()
+        plane = BoundedServer(application, most=_CONNECTIONS, idle=_KEEPALIVE, shutdown=_SHUTDOWN)
+        self._planes.append(plane)
+        await plane.start(sockets, None, BACKLOG)
 
     async def _measure(self) -> None:
         """Before metrics are shown: what the index knows without being told."""

@@ -16,8 +16,6 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from aiohttp import web
-
 from aibrother_node.errors import Temporary
 from aibrother_node.fleet.catalog_now import CatalogNow, catalog_now
 from aibrother_node.fleet.client import FleetClient
@@ -34,10 +32,12 @@ from aibrother_node.fleet.view import FleetViewWriter, PeerView
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.index import IndexReader
+from aibrother_node.web.bounded import BoundedServer
 from aibrother_node.web.fleet.listener import FleetListener
 from aibrother_tools.reports import program_version
 from aibrother_tools.serve.catalog_following import CatalogFollowing
 from aibrother_tools.serve.fleet_reports import peers_report, update_metrics
+from aibrother_tools.serve.sockets import BACKLOG
 
 if TYPE_CHECKING:
     import socket
@@ -60,6 +60,7 @@ MAX_SKEW: Final = 60.0
 """Seconds that this clock may be off the fleet's median before this node signs nothing any more."""
 _INVENTORY_PAUSE: Final = 5.0
 _LEAVING: Final = 1.0
+_CONNECTIONS: Final = 512  # of the fleet listener, at a time
 _LOADS: Final = 10
 
 
@@ -147,11 +148,9 @@ class FleetService:
         self._following = await CatalogFollowing.begin(
             self._config, self._layout, self._thread, self._metrics, self._gossip, self.catalog_changed
         )
-        runner = web.AppRunner(FleetListener(self).application(), access_log=None, keepalive_timeout=60.0)
-        await runner.setup()
-        self._exit.push_async_callback(runner.cleanup)
-        for sock in sockets:
-            await web.SockSite(runner, sock, ssl_context=context).start()
+        server = BoundedServer(FleetListener(self).application(), most=_CONNECTIONS, idle=60.0)
+        self._exit.push_async_callback(server.close)
+        await server.start(sockets, context, BACKLOG)
         self._tasks = [
             asyncio.create_task(self._gossip.run(), name="gossip"),
             asyncio.create_task(self._again_and_again(self._once), name="fleet"),
