@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from aibrother_node.catalog.entries import FleetDocument
 from aibrother_node.errors import NotFound
 from aibrother_node.fleet.client import FleetClient
 from aibrother_node.fleet.engine import Engine, EngineSettings
@@ -17,15 +18,15 @@ from aibrother_node.fleet.have import Have
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.fleet.inventory import Inventory, encode_page
 from aibrother_node.fleet.loop import GossipLoop
-from aibrother_node.fleet.members import Member
+from aibrother_node.fleet.members import Member, members_of
 from aibrother_node.fleet.record import Description
 from aibrother_node.fleet.requests import sign_request, verify_request
 from aibrother_node.fleet.signatures import Ed25519Signatures
 from aibrother_node.web.fleet.listener import FleetListener
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-    from typing import Self
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any, Self
 
     from aibrother_node.content.digest import Digest
     from aibrother_node.fleet.peering import PeerState
@@ -74,6 +75,11 @@ class LiveNode:
 
     async def know(self, *nodes: LiveNode) -> None:
         members = {node.id: node.member() for node in nodes}
+        await self.loop.call(lambda engine, _: engine.set_members(members))
+
+    async def join(self, nodes: Sequence[Mapping[str, Any]]) -> None:
+        """Know the members of a `fleet.json`, as its nodes are written there."""
+        members = members_of(FleetDocument.from_json({"schema": "aibrother.fleet/1", "version": 1, "nodes": [*nodes]}))
         await self.loop.call(lambda engine, _: engine.set_members(members))
 
     async def say(self, **says: object) -> None:
