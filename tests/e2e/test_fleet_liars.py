@@ -129,11 +129,10 @@ async def test_a_liar_is_marked_and_keeps_nothing_from_spreading(
 
         if handler is _forged:
             await asyncio.to_thread(eventually, marked, "eu has marked the liar")
-            metrics = (await asyncio.to_thread(_scrape, eu)).splitlines()
-            assert "aibrother_peers_with_refused_catalog 1.0" in metrics
-            assert any(
-                line.startswith('aibrother_catalog_refused_total{reason="signature threshold"}') for line in metrics
-            )
+            counted = '\naibrother_catalog_refused_total{reason="signature threshold"} '
+            told = "\naibrother_peers_with_refused_catalog 1.0\n"  # from the next round on
+            await asyncio.to_thread(eventually, lambda: told in _scrape(eu), "metrics tell of it")
+            assert counted in _scrape(eu)
         else:
             await asyncio.to_thread(eventually, lambda: liar.id in {one["id"] for one in _peers(eu)}, "eu knows it")
         model = write_gguf(tmp_path / "a.gguf", "a")
