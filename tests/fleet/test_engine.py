@@ -348,6 +348,13 @@ def test_who_is_silent_is_dead_and_then_forgotten_and_then_new() -> None:
     assert state(ann, bob.node, now) == "alive"
 
 
+def test_news_that_were_long_on_their_way_keep_nobody_alive_for_long() -> None:
+    ann, bob, _ = fleet([ANN, BOB, CAT])
+    ann.receive(message(BOB, ANN, nonce=b"1" * 16), NOW)  # how its clock goes is known
+    ann.receive(message(CAT, ANN, "push", at=NOW, records=(record(BOB, issued=NOW - 80).raw,)), NOW)
+    assert [state(ann, bob.node, NOW + later) for later in (0, 10)] == ["alive", "dead"]
+
+
 def test_an_old_record_shows_nobody_alive() -> None:
     ann, bob, _ = fleet([ANN, BOB, CAT])
     ann.receive(message(CAT, ANN, "push", records=(record(BOB, issued=NOW - 600).raw,)), NOW)

@@ -490,8 +490,9 @@ class Engine:
         peer.said_url = record.record.says.gossip_url or peer.said_url
         issued = record.record.issued - (peer.offset or 0.0)
         self.counts.lags.append(max(0.0, now - issued))
-        # one that was on its way for long says that its node was alive then, not that it is now
-        seen = now if now - issued <= 3 * self._settings.refresh else issued
+        # one that was on its way for long says that its node was alive then, not that it is now; where the node's clock
+        # isn't known yet, when it was issued isn't either
+        seen = min(now, issued + self._settings.refresh * (1 if peer.offset is not None else 3))
         if peer.detector is None:
             peer.detector = PhiDetector(self._settings.refresh, seen)
         else:
