@@ -27,7 +27,7 @@ def all_alive(world: World) -> bool:
     return all(peer.state == "alive" for node in world.nodes for peer in node.engine.peers(node.clock))
 
 
-@pytest.mark.parametrize("seed", seeds(rounds(3, 30)))
+@pytest.mark.parametrize("seed", seeds(rounds(2, 30)))
 @pytest.mark.parametrize("known_by", ["catalog", "seed", "its word alone"])
 def test_who_was_forgotten_comes_back(known_by: str, seed: int) -> None:
     world = World(10, seed, SETTINGS, offsets=10)
@@ -48,7 +48,7 @@ def test_who_was_forgotten_comes_back(known_by: str, seed: int) -> None:
     assert all_alive(world), f"SIM_SEED={seed}"
 
 
-@pytest.mark.parametrize("seed", seeds(rounds(3, 30)))
+@pytest.mark.parametrize("seed", seeds(rounds(2, 30)))
 def test_a_node_that_stops_is_dead_soon_and_alive_again_soon(seed: int) -> None:
     world = World(10, seed, SETTINGS)
     world.start()

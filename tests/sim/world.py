@@ -140,6 +140,10 @@ class SimNode:
             self.world.signed.setdefault(self.id, set()).add(own.raw)
 
 
+class Twin(SimNode):
+    """A second engine with somebody's key."""
+
+
 class World:
     """A fleet and its network.
 
@@ -227,9 +231,9 @@ class World:
         self.add(other)
         return other
 
-    def clone(self, node: SimNode) -> SimNode:
+    def clone(self, node: SimNode) -> Twin:
         """Run a second engine with a node's key; who asks it meets either."""
-        twin = SimNode(self, node.signatures, node.offset)
+        twin = Twin(self, node.signatures, node.offset)
         twin.honest = False  # whatever it signs is signed by the owner, but it isn't expected to be told everything
         twin.start()
         self.nodes.append(twin)
