@@ -293,7 +293,7 @@ class FleetNode:
             values.text(self.region, "region", 64, shortest=1)
         for what, url in (("url", self.url), ("gossip_url", self.gossip_url)):
             if url is not None:
-                values.url(url, what)
+                values.base_url(url, what)
         if self.country is not None:
             country = values.text(self.country, "country", 2, shortest=2)
             if not (country.isascii() and country.isalpha() and country.isupper()):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from datetime import UTC, datetime
 from typing import Final, TypeVar
+from urllib.parse import urlsplit
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput
@@ -16,6 +17,7 @@ _CONTROL: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _CONTROL_BUT_LINES: Final = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TIME: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z", re.ASCII)
 _URL: Final = re.compile(r"https?://[!-~]+", re.ASCII)
+_BASE_URL: Final = re.compile(r"https?://[\w.~:%\[\]-]+(?:/[\w.~:/@!$&'()*+,;=%-]*)?", re.ASCII)
 
 T = TypeVar("T")
 
@@ -88,6 +90,25 @@ def url(value: object, what: str) -> str:
         raise InvalidInput(f"{what} is {_shown(value)}, not an absolute http(s) URL")
     assert isinstance(value, str)
     return value
+
+
+def base_url(value: object, what: str) -> str:
+    """Return a URL that something can be put after: host, perhaps a port and a path; no user, query or fragment.
+
+    It can be connected to as it stands, and written between the angle brackets of a Link field.
+
+    Raises:
+        InvalidInput: it is none.
+    """
+    found = url(value, what)
+    try:
+        parts = urlsplit(found)
+        usable = _BASE_URL.fullmatch(found) is not None and bool(parts.hostname) and parts.port != 0
+    except ValueError:  # a port beyond 65,535, brackets around what is no address
+        usable = False
+    if not usable:
+        raise InvalidInput(f"{what} is {_shown(value)}, not a URL of a host, a port and a path")
+    return found
 
 
 def time(value: object, what: str) -> str:

@@ -79,8 +79,8 @@ class FleetClient:
         return await self._ask("GET", url, most, headers, None)
 
     async def _ask(self, method: str, url: str, most: int, headers: Mapping[str, str], data: bytes | None) -> bytes:
-        proxy = proxy_for(urlsplit(url), self._proxies)
         try:
+            proxy = proxy_for(urlsplit(url), self._proxies)
             async with self._session.request(
                 method,
                 url,
