@@ -91,6 +91,7 @@ class FleetViewWriter:
 
     def __init__(self, path: Path) -> None:
         self._generation = Generation(path.with_suffix(".generation"), writable=True)
+        self._path = path
         try:
             self._db = _begin(path)
         except sqlite3.DatabaseError:
@@ -98,7 +99,20 @@ class FleetViewWriter:
                 path.with_name(path.name + suffix).unlink(missing_ok=True)
             self._db = _begin(path)
         self._told: dict[str, PeerView] = {}
+        self._inode = path.stat().st_ino
         self._generation.raise_it()
+
+    def is_lost(self) -> bool:
+        """Whether the file is gone, another one, or overwritten: then nobody reads what is written."""
+        try:
+            if self._path.stat().st_ino != self._inode:
+                return True
+            with contextlib.closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True)) as db:
+                return db.execute("SELECT name FROM sqlite_schema WHERE name = 'told'").fetchone() is None
+        except sqlite3.OperationalError:
+            return False  # busy, or out of something: nothing that a new file would mend
+        except (OSError, sqlite3.DatabaseError):
+            return True
 
     def put_peers(self, peers: Iterable[PeerView], now: float) -> None:
         """Say which peers clients may be sent to; what was said before is forgotten, holdings stay.

@@ -12,11 +12,12 @@ import logging
 import os
 import random
 import secrets
+import sqlite3
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.errors import Temporary
+from aibrother_node.errors import NodeError, Temporary
 from aibrother_node.fleet.catalog_now import CatalogNow, catalog_now
 from aibrother_node.fleet.client import FleetClient
 from aibrother_node.fleet.engine import Engine, EngineSettings
@@ -28,7 +29,7 @@ from aibrother_node.fleet.peer_inventories import PeerInventories
 from aibrother_node.fleet.record import Description
 from aibrother_node.fleet.requests import sign_request, verify_request
 from aibrother_node.fleet.signatures import Ed25519Signatures
-from aibrother_node.fleet.view import FleetViewWriter, PeerView
+from aibrother_node.fleet.view import PeerView
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.index import IndexReader
@@ -38,6 +39,7 @@ from aibrother_tools.reports import program_version
 from aibrother_tools.serve.catalog_following import CatalogFollowing
 from aibrother_tools.serve.fleet_reports import peers_report, update_metrics
 from aibrother_tools.serve.sockets import BACKLOG
+from aibrother_tools.serve.view_keeper import ViewKeeper
 
 if TYPE_CHECKING:
     import socket
@@ -111,9 +113,8 @@ class FleetService:
         self._exit = contextlib.AsyncExitStack()
         self._client: FleetClient
         self._gossip: GossipLoop
-        self._inventories: PeerInventories
-        self._view: FleetViewWriter
-        self._view_lock = asyncio.Lock()
+        self._inventories = PeerInventories(self._ask_peer, self._write_holdings, self._forget_holdings)
+        self._view = ViewKeeper(layout.fleet_view, self._inventories.begin_anew)
         self._following: CatalogFollowing
         self.clock_skew: float | None = None
 
@@ -141,8 +142,7 @@ class FleetService:
             random.Random(secrets.randbits(64)),  # noqa: S311  # spreads rounds
             before_round=lambda now: self._describe(engine, now),
         )
-        self._view = await asyncio.to_thread(FleetViewWriter, self._layout.fleet_view)
-        self._inventories = PeerInventories(self._ask_peer, self._write_holdings, self._forget_holdings)
+        await self._view.start()
         await self._look_at_catalog()
         await self._look_at_store()
         self._following = await CatalogFollowing.begin(
@@ -173,8 +173,7 @@ class FleetService:
         await self._inventories.close()
         await self._exit.aclose()
         await self._gossip.close()
-        async with self._view_lock:
-            await asyncio.to_thread(self._view.close)
+        await self._view.close()
 
     # -- what the fleet listener asks ------------------------------------------------------------------------------
 
@@ -228,7 +227,10 @@ class FleetService:
     async def catalog_changed(self) -> None:
         """What is published has changed here: act upon it before whoever changed it is answered, and tell of it."""
         await self._look_at_catalog()
-        await self._show(await self._gossip.call(lambda engine, now: engine.peers(now)))
+        try:
+            await self._show(await self._gossip.call(lambda engine, now: engine.peers(now)))
+        except (sqlite3.Error, OSError) as error:  # the change itself is done
+            _LOG.error("workers can't be told of it yet: %s", error)
         self._gossip.hurry()
 
     # -- inside ----------------------------------------------------------------------------------------------------
@@ -291,9 +293,15 @@ class FleetService:
 
     async def _again_and_again(self, work: Callable[[], Awaitable[None]]) -> None:
         """Act upon what gossip brings, once a round."""
+        said = ""
         while True:
             try:
                 await work()
+                said = ""
+            except (NodeError, sqlite3.Error, OSError) as error:
+                if said != str(error):  # a disk that is full is so for longer than a round
+                    said = str(error)
+                    _LOG.error("what gossip brought can't be acted upon now; it will be tried again: %s", error)
             except Exception:
                 _LOG.exception("what gossip brought could not be acted upon; it will be tried again")
             await asyncio.sleep(min(self._config.fleet.gossip_interval, 1.0))
@@ -316,20 +324,17 @@ class FleetService:
     async def _show(self, states: Sequence[PeerState]) -> None:
         """Let workers see which peers clients may be sent to."""
         seen = [view for state in states if (view := _view_of(state)) is not None]
-        async with self._view_lock:
-            await asyncio.to_thread(self._view.put_peers, seen, time.time())
+        await self._view.change(lambda view: view.put_peers(seen, time.time()))
 
     async def _ask_peer(self, node: str, url: str, target: str, most: int) -> bytes:
         headers = sign_request(self._signatures, self._node, node, "GET", target, time.time())
         return await self._client.get(url + target, headers, most)
 
     async def _write_holdings(self, node: str, changes: Mapping[Digest, Have | None], reset: bool) -> None:
-        async with self._view_lock:
-            await asyncio.to_thread(self._view.change_holdings, node, changes, reset=reset)
+        await self._view.change(lambda view: view.change_holdings(node, changes, reset=reset))
 
     async def _forget_holdings(self, nodes: Iterable[str]) -> None:
-        async with self._view_lock:
-            await asyncio.to_thread(self._view.forget, nodes)
+        await self._view.change(lambda view: view.forget(nodes))
 
 
 def _view_of(state: PeerState) -> PeerView | None:
