@@ -7,19 +7,20 @@ import logging
 import random
 import time
 from contextlib import ExitStack
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final, Self
 
 from aibrother_node.catalog.desk import utc_now
 from aibrother_node.catalog.following import Follower
 from aibrother_node.catalog.indexing import follow
-from aibrother_node.errors import NodeError
+from aibrother_node.errors import InvalidInput, NodeError
 from aibrother_node.store.disk import Disk
 from aibrother_replicator.naming import fetcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
 
-    from aibrother_node.catalog.following import Followed
+    from aibrother_node.catalog.following import Followed, Source
     from aibrother_node.config import NodeConfig
     from aibrother_node.fleet.engine import Engine
     from aibrother_node.fleet.loop import GossipLoop
@@ -34,6 +35,7 @@ _LOG: Final = logging.getLogger(__name__)
 _ASKED_AT_ONCE: Final = 2  # peers that are asked for one newer catalog
 _ASKED_IN_ANY_CASE: Final = 3  # besides the seeds, each refresh_interval
 _SAY_AGAIN: Final = 600.0
+_OWN_FAILURE: Final = 10.0  # seconds to wait where the disk is full, or fails
 SOURCE_PATIENCE: Final = 30.0
 """Seconds that one source may take in all, however slowly it goes on."""
 
@@ -69,6 +71,7 @@ class CatalogFollowing:
         self._lock = asyncio.Lock()
         self._complained: dict[str, str] = {}
         self._ahead_said = -_SAY_AGAIN
+        self._not_before = 0.0
 
     @classmethod
     async def begin(
@@ -118,18 +121,19 @@ class CatalogFollowing:
             self._warn(ahead, mine)
             return
         asked = [state for state in ahead if state.url][:_ASKED_AT_ONCE]
-        if not asked or self._lock.locked():
+        if not asked or self._lock.locked() or time.monotonic() < self._not_before:
             return
         followed = await self.refresh([(state.id, state.url) for state in asked if state.url])
-        have = (0, 0) if followed is None else followed.status
-        refused: Mapping[str, NodeError] = {} if followed is None else followed.refused
+        if followed is None:  # a failure of this node is nobody else's
+            self._not_before = time.monotonic() + _OWN_FAILURE
+            return
 
         def judge(engine: Engine, now: float) -> None:
             for state in asked:
                 claim = _claim(state)
-                if state.id in refused:
-                    engine.refuse_catalog(state.id, claim, str(refused[state.id])[:200], now)
-                elif have >= claim:
+                if state.id in followed.refused:
+                    engine.refuse_catalog(state.id, claim, str(followed.refused[state.id])[:200], now)
+                elif followed.status >= claim:
                     engine.believe_catalog(state.id)
                 else:
                     engine.refuse_catalog(state.id, claim, "tells of a catalog that it doesn't serve", now)
@@ -179,9 +183,16 @@ class CatalogFollowing:
 
     @staticmethod
     def _refresh(follower: Follower, sources: Sequence[tuple[str, str]]) -> Followed:
+        fetchers: list[Source] = []
+        unusable: dict[str, NodeError] = {}
         with ExitStack() as stack:
-            fetchers = [(name, stack.enter_context(fetcher(url, patience=SOURCE_PATIENCE))) for name, url in sources]
-            return follower.refresh(fetchers, utc_now())
+            for name, url in sources:
+                try:
+                    fetchers.append((name, stack.enter_context(fetcher(url, patience=SOURCE_PATIENCE))))
+                except InvalidInput as error:  # a URL that somebody says is theirs; the others are asked all the same
+                    unusable[name] = error
+            followed = follower.refresh(fetchers, utc_now())
+        return replace(followed, refused={**followed.refused, **unusable})
 
     def _complain(self, name: str, error: NodeError) -> None:
         """Log what is wrong with a source once, not every minute."""
