@@ -68,6 +68,11 @@ def test_whatever_small_delays_there_are_the_living_live_and_the_dead_die(interv
     assert 1.25 * REFRESH < dies_after(detector) < 3 * REFRESH
 
 
+@given(ARRIVALS)
+def test_a_death_is_noticed_whatever_was_before(intervals: list[float]) -> None:
+    assert dies_after(after(intervals)) < 5 * REFRESH
+
+
 def test_it_recovers_and_forgets_how_long_it_was_away() -> None:
     detector = after([REFRESH] * 16)
     before = dies_after(detector)

@@ -27,7 +27,7 @@ OFFSETS = 15.0
 NODES = 50
 QUIET = 60.0
 """Seconds after the trouble's start at which it begins, and seconds after its end until all must be well."""
-DETECTION = 7 * SETTINGS.refresh
+DETECTION = 8 * SETTINGS.refresh
 """After a death: a node that lost all may take a record of three refreshes ago for news, and clocks are off."""
 BYTES_PER_ROUND = 8_000
 """Sent by an honest node in a round, on average."""

@@ -2,7 +2,8 @@
 
 Phi says how surprising a node's silence is: at phi, a node that is alive would be silent for so long once in 10^phi
 times. Nodes sign their record again at least once a refresh interval, and at once when something changes; so shorter
-intervals than that say nothing of how long silence is normal, and count as the refresh interval.
+intervals than that say nothing of how long silence is normal, and count as the refresh interval. Nor do longer ones
+than two of them, such as a partition makes: they count as two, so that a death is noticed within five, whatever was.
 """
 
 from __future__ import annotations
@@ -48,7 +49,10 @@ class PhiDetector:
             self._intervals = ()
             self._learn()
         elif now > self._last:
-            self._intervals = (*self._intervals[1 - _SAMPLES :], max(now - self._last, self._refresh))
+            self._intervals = (
+                *self._intervals[1 - _SAMPLES :],
+                min(max(now - self._last, self._refresh), 2 * self._refresh),
+            )
             self._learn()
         self._last = max(self._last, now)
 
