@@ -1,4 +1,4 @@
-"""Self-signed certificates for 127.0.0.1, made on the spot."""
+"""Self-signed certificates for 127.0.0.1 and ::1, made on the spot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,10 @@ def make_certificate(folder: Path, name: str = "node.test") -> tuple[Path, Path]
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address(host)) for host in ("127.0.0.1", "::1")]),
+            critical=False,
+        )
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
