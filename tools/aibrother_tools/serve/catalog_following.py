@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Final, Self
 from aibrother_node.catalog.desk import utc_now
 from aibrother_node.catalog.following import Follower
 from aibrother_node.catalog.indexing import follow
+from aibrother_node.catalog.trust import Rule
 from aibrother_node.errors import InvalidInput, NodeError
 from aibrother_node.store.disk import Disk
 from aibrother_replicator.naming import fetcher
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from datetime import timedelta
 
     from aibrother_node.catalog.following import Followed, Source
     from aibrother_node.config import NodeConfig
@@ -165,8 +167,8 @@ class CatalogFollowing:
         async with self._lock:
             try:
                 followed = await asyncio.to_thread(self._refresh, self._follower, sources)
-                if followed.changed:
-                    await self._thread.change(lambda store: follow(store, Disk()))
+                # also where nothing changed: an index that could not follow the last time does so now
+                await self._thread.change(lambda store: follow(store, Disk()))
             except (NodeError, OSError) as error:
                 _LOG.error("the catalog can't be followed: %s", error)
                 return None
@@ -194,9 +196,24 @@ class CatalogFollowing:
             followed = follower.refresh(fetchers, utc_now())
         return replace(followed, refused={**followed.refused, **unusable})
 
+    @property
+    def writing(self) -> asyncio.Lock:
+        """To be held by whoever else writes the catalog's files: commands, where this node takes over the signing."""
+        return self._lock
+
+    async def collect_debris(self, grace: timedelta) -> int:
+        """Remove files of former catalogs that nobody can be asking for any more; how many there were."""
+        if self._follower is None:
+            return 0
+        async with self._lock:
+            return await asyncio.to_thread(self._follower.collect_debris, utc_now(), grace)
+
     def _complain(self, name: str, error: NodeError) -> None:
         """Log what is wrong with a source once, not every minute."""
         self._metrics.catalog_refused(reason_of(error))
+        if getattr(error, "rule", None) is Rule.ROLLBACK:
+            _LOG.debug("the catalog of %s is not the newest: %s", name, error)
+            return
         text = str(error)
         if self._complained.get(name) != text:
             self._complained[name] = text

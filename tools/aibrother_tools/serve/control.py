@@ -99,8 +99,9 @@ class Control:
                 os.umask(mask)
         if self._fleet_sockets:
             self._fleet_context = make_context(config.public)
-            self._fleet = FleetService(config, layout, self._thread, self._metrics, lambda: self._thread.changes)
-            await self._fleet.start(self._fleet_sockets, self._fleet_context)
+            fleet = FleetService(config, layout, self._thread, self._metrics, lambda: self._thread.changes)
+            await fleet.start(self._fleet_sockets, self._fleet_context)
+            self._fleet = fleet
         plane = ControlPlane(self._metrics.registry, self._measure)
         await self._serve(plane.application(), self._control_sockets)
         await self._serve(plane.metrics_alone(), self._metrics_sockets)
@@ -155,13 +156,18 @@ class Control:
             _LOG.exception("what an interruption left could not be put right; the next start tries again")
 
     async def _edit(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        if self._fleet is not None:
-            self._fleet.check_clock()
-        try:
-            return await self._thread.change(lambda store: self._desk(store).run(action, utc_now()).to_json())
-        finally:
-            if self._fleet is not None:
-                await self._fleet.catalog_changed()
+        def edit(store: BlobStore) -> dict[str, Any]:
+            return self._desk(store).run(action, utc_now()).to_json()
+
+        fleet = self._fleet
+        if fleet is None:
+            return await self._thread.change(edit)
+        fleet.check_clock()
+        async with fleet.writing_catalog:
+            try:
+                return await self._thread.change(edit)
+            finally:
+                await fleet.catalog_changed()
 
     def _clock_skew(self) -> float | None:
         return None if self._fleet is None else self._fleet.clock_skew
@@ -175,8 +181,11 @@ class Control:
         return Desk(store, signing(self._config), Disk())
 
     async def _refresh(self) -> None:
-        """Where this node signs: sign again what is beyond half its life, and remove what nobody can be asking for."""
+        """Sign again what is beyond half its life, where this node signs; remove what nobody can be asking for."""
+        grace = timedelta(seconds=self._config.store.gc_grace)
         if not self._config.catalog.signer:
+            if self._fleet is not None and (removed := await self._fleet.collect_debris(grace)):
+                _LOG.info("removed %d old files of the catalog", removed)
             return
         try:
             done = await self._edit({"do": "refresh"})
@@ -185,7 +194,6 @@ class Control:
         else:
             if done["versions"]:
                 _LOG.info("signed again: %s", ", ".join(sorted(done["versions"])))
-        grace = timedelta(seconds=self._config.store.gc_grace)
         removed = await self._thread.change(lambda store: self._desk(store).collect_debris(utc_now(), grace))
         if removed:
             _LOG.info("removed %d old files of the catalog", removed)

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     import socket
     import ssl
     from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+    from datetime import timedelta
 
     from aibrother_node.config import NodeConfig
     from aibrother_node.content.digest import Digest
@@ -223,6 +224,15 @@ class FleetService:
             raise Temporary(
                 f"this clock is {-self.clock_skew:+.0f} s off those of the fleet: nothing is signed until it is set"
             )
+
+    @property
+    def writing_catalog(self) -> asyncio.Lock:
+        """To be held while the catalog's files are written by anybody else than the follower."""
+        return self._following.writing
+
+    async def collect_debris(self, grace: timedelta) -> int:
+        """Where a catalog is followed: remove what nobody can be asking for of former ones."""
+        return await self._following.collect_debris(grace)
 
     async def catalog_changed(self) -> None:
         """What is published has changed here: act upon it before whoever changed it is answered, and tell of it."""
