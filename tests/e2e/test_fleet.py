@@ -70,6 +70,8 @@ class Fleet:
 
     def mirrors(self, name: str, digest: str) -> list[str]:
         reply = self.host(name).request(f"{self.host(name).url}/v1/mirrors?digest={digest}")
+        if reply.status == 404:  # it hasn't heard of the blob yet
+            return []
         assert reply.status == 200, reply
         return [one["region"] for one in reply.json["mirrors"]]
 
