@@ -51,7 +51,7 @@ class Follower:
                 self.have(there.version)
 
 
-@pytest.mark.parametrize("seed", seeds(rounds(5, 50)))
+@pytest.mark.parametrize("seed", seeds(rounds(3, 50)))
 def test_the_newest_true_catalog_spreads_among_liars(seed: int) -> None:
     world = World(NODES, seed)
     lying = liars.among(world, 0.05, random.Random(seed))

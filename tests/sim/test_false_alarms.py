@@ -10,7 +10,7 @@ from aibrother_node.fleet.engine import EngineSettings
 from counts import rounds
 from sim.world import World, seeds
 
-LASTING = rounds(450, 3600)
+LASTING = rounds(300, 3600)
 
 
 @pytest.mark.parametrize("seed", seeds(rounds(1, 10)))
