@@ -267,17 +267,18 @@ def test_after_a_restored_backup_a_node_goes_above_what_it_said_before() -> None
     assert own is not None
     assert own.order > before.order
     assert own.record.says == Description(region="eu")
-    assert (ann.counts.own_key, ann.alarm) == (1, None)
+    assert (ann.counts.own_key, ann.alarm(NOW)) == (1, None)
     meet(ann, before, NOW + 1, 2)
-    assert (ann.counts.own_key, ann.alarm) == (1, None), "what is below is nothing to worry about"
+    assert (ann.counts.own_key, ann.alarm(NOW + 1)) == (1, None), "what is below is nothing to worry about"
 
 
 def test_a_key_that_is_met_twice_in_a_minute_is_an_alarm_and_no_race() -> None:
     ann, _ = fleet([ANN, BOB])
     meet(ann, record(ANN, 1, incarnation=int(NOW) + 50), NOW, 1)
     meet(ann, record(ANN, 1, incarnation=int(NOW) + 150), NOW + 59, 2)
-    assert ann.alarm is not None
-    assert "end one" in ann.alarm
+    alarm = ann.alarm(NOW + 59)
+    assert alarm is not None
+    assert "end one" in alarm
     above = ann.own_record()
     for number in range(3, 20):
         meet(ann, record(ANN, number, incarnation=int(NOW) + 250, issued=NOW + 60), NOW + 60, number)
@@ -286,6 +287,8 @@ def test_a_key_that_is_met_twice_in_a_minute_is_an_alarm_and_no_race() -> None:
     own = ann.own_record()
     assert own is not None
     assert own.record.incarnation == int(NOW) + 251
+    assert ann.alarm(NOW + 91 + 599) is not None
+    assert ann.alarm(NOW + 91 + 600) is None, "one of them has ended"
 
 
 def test_a_key_that_is_met_seldom_is_none() -> None:
@@ -293,7 +296,7 @@ def test_a_key_that_is_met_seldom_is_none() -> None:
     for number in range(5):
         now = NOW + number * 61
         meet(ann, record(ANN, 1, incarnation=int(NOW) + 50 * (number + 1), issued=now), now, number)
-    assert (ann.counts.own_key, ann.alarm) == (5, None)
+    assert (ann.counts.own_key, ann.alarm(NOW + 245)) == (5, None)
 
 
 def test_a_forged_record_of_our_own_is_nothing() -> None:

@@ -22,15 +22,14 @@ After van Renesse et al. 2008 (Scuttlebutt) and chitchat. IO is in loop.py. Time
 from __future__ import annotations
 
 import statistics
-from collections import Counter, deque
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import InvalidInput, Refused
 from aibrother_node.fleet.detector import PhiDetector
+from aibrother_node.fleet.gossip import Contact, Counts, EngineSettings, NotAMember
 from aibrother_node.fleet.messages import (
     ANYBODY,
-    MAX_ENTRIES,
     MAX_NAMES,
     Forged,
     Message,
@@ -39,10 +38,13 @@ from aibrother_node.fleet.messages import (
     fitting,
     sender_of,
 )
+from aibrother_node.fleet.own_record import OwnRecord
 from aibrother_node.fleet.peering import Peering, PeerState, SeedAttempts
-from aibrother_node.fleet.record import MAX_NUMBER, NAME_BYTES, Description, SignedRecord
+from aibrother_node.fleet.record import NAME_BYTES, Description, SignedRecord
 from aibrother_node.fleet.replay import ReplayGuard
 from aibrother_node.fleet.table import RecordTable, TableLimits, Verdict
+
+__all__ = ["Contact", "Counts", "Engine", "EngineSettings", "NotAMember"]
 
 if TYPE_CHECKING:
     import random
@@ -52,80 +54,9 @@ if TYPE_CHECKING:
     from aibrother_node.fleet.record import CatalogVersion
     from aibrother_node.fleet.signatures import Signatures
 
-_CLONE_WINDOW: Final = 60.0
-_LAGS: Final = 1000
 _LIVELY: Final = 10
 """Rounds with all of the fanout after something happened: by then everybody has heard of it."""
 _REASONS: Final = ("not for this node", "clock skew", "replayed", "no digest", "unknown kind")
-
-
-@dataclass(frozen=True, slots=True)
-class EngineSettings:
-    """How an engine gossips; times in seconds.
-
-    Attributes:
-        interval: between rounds.
-        fanout: live members that are asked in each.
-        refresh: after which a record is signed again though nothing changed.
-        forget_after: after which only its owner can bring a record.
-        clock_tolerance: that a clock may be off.
-        phi_threshold: from which on a silent member counts as dead.
-        max_entries: records that one digest speaks of.
-    """
-
-    interval: float = 1.0
-    fanout: int = 3
-    refresh: float = 30.0
-    forget_after: float = 3600.0
-    clock_tolerance: float = 300.0
-    phi_threshold: float = 8.0
-    max_entries: int = MAX_ENTRIES
-
-
-@dataclass(frozen=True, slots=True)
-class Contact:
-    """A frame to be sent: a POST whose answer is another frame.
-
-    Attributes:
-        url: of the fleet listener, without the path.
-        frame: the bytes.
-        node: who is expected there; None for a seed that hasn't been heard of.
-        nonce: what the answer refers to.
-        kind: of the message.
-    """
-
-    url: str
-    frame: bytes
-    node: str | None
-    nonce: bytes
-    kind: str
-
-
-@dataclass(slots=True)
-class Counts:
-    """What happened, for metrics.
-
-    Attributes:
-        messages: by (direction, kind); sizes in bytes by direction in `bytes`.
-        refused_messages: by reason.
-        records: by verdict.
-        lags: ages in seconds of records when they were accepted, since last asked.
-        rounds: how many.
-        own_key: times that a later record with our own key was met.
-    """
-
-    messages: Counter[tuple[str, str]] = field(default_factory=Counter)
-    bytes: Counter[str] = field(default_factory=Counter)
-    sizes: deque[tuple[str, int]] = field(default_factory=lambda: deque(maxlen=_LAGS))
-    refused_messages: Counter[str] = field(default_factory=Counter)
-    records: Counter[Verdict] = field(default_factory=Counter)
-    lags: deque[float] = field(default_factory=lambda: deque(maxlen=_LAGS))
-    rounds: int = 0
-    own_key: int = 0
-
-
-class NotAMember(Refused):
-    """Whoever sent this is not in the fleet, or didn't sign it: 401, and nothing else is said."""
 
 
 class Engine:
@@ -144,7 +75,6 @@ class Engine:
     ) -> None:
         self.node = node
         self.counts = Counts()
-        self.alarm: str | None = None
         self._signatures = signatures
         self._settings = settings
         self._rng = rng
@@ -153,14 +83,9 @@ class Engine:
         self._members: Mapping[str, Member] = {}
         self._peers: dict[str, Peering] = {}
         self._seeds: dict[str, SeedAttempts] = {}
-        self._incarnation = max(0, int(now))
-        self._version = 0
-        self._says = Description()
-        self._refresh_at = 0.0
+        self._own = OwnRecord(signatures, settings.refresh, rng, now)
         self._lively_until = now + _LIVELY * settings.interval
         self._turn = 0
-        self._met_own_key: deque[float] = deque(maxlen=2)
-        self._above_not_before = 0.0
 
     # -- what this node is told ------------------------------------------------------------------------------------
 
@@ -176,12 +101,11 @@ class Engine:
 
     def describe(self, says: Description, now: float) -> bool:
         """Take over what this node says of itself; returns whether a new record was signed."""
-        if says == self._says and now < self._refresh_at:
+        if says == self._own.says and not self._own.due(now):
             return False
-        if says.urgent != self._says.urgent:
+        if says.urgent != self._own.says.urgent:
             self._wake(now)
-        self._says = says
-        self._sign(now)
+        self._table.put_own(self._own.sign(says, now))
         return True
 
     # -- rounds ----------------------------------------------------------------------------------------------------
@@ -191,8 +115,8 @@ class Engine:
         self.counts.rounds += 1
         if self.node not in self._members:
             return []  # nobody would listen
-        if now >= self._refresh_at or self.own_record() is None:  # admitted (again) a moment ago
-            self._sign(now)
+        if self._own.due(now) or self.own_record() is None:  # admitted (again) a moment ago
+            self._table.put_own(self._own.sign(self._own.says, now))
         self._table.forget(now, (self.node,))
         live, silent = self._sort(now)
         fanout = self._settings.fanout if now < self._lively_until else 1
@@ -294,6 +218,10 @@ class Engine:
         """Who is in the fleet, this node among them if it is."""
         return self._members
 
+    def alarm(self, now: float) -> str | None:
+        """What an operator has to be told of at once, if anything."""
+        return self._own.alarm(now)
+
     def own_record(self) -> SignedRecord | None:
         """This node's own record; None before the first."""
         return self._table.get(self.node)
@@ -338,15 +266,6 @@ class Engine:
 
     def _wake(self, now: float) -> None:
         self._lively_until = now + _LIVELY * self._settings.interval
-
-    def _sign(self, now: float) -> None:
-        if self._version >= MAX_NUMBER:
-            self._incarnation, self._version = self._incarnation + 1, 0
-        self._version += 1
-        # not all of a fleet that was started at once signs again at once
-        self._refresh_at = now + self._settings.refresh * self._rng.uniform(0.8, 1.0)
-        record = SignedRecord.make(self._signatures, self._incarnation, self._version, now, self._says)
-        self._table.put_own(record)
 
     def _sort(self, now: float) -> tuple[list[str], list[str]]:
         """Members that are worth asking: those alive, and those that are silent and may be tried again now."""
@@ -478,7 +397,9 @@ class Engine:
             if record is None:
                 continue
             if verdict is Verdict.OWN:
-                self._go_above(record, now)
+                self.counts.own_key += 1
+                if (above := self._own.go_above(record, now)) is not None:
+                    self._table.put_own(above)
             elif verdict is Verdict.ACCEPTED:
                 self._heard(record, message.sender, now)
 
@@ -500,21 +421,6 @@ class Engine:
             peer.detector.heard(seen, after_silence=silent)
         if peer.failures and sender != record.id and issued > peer.failing_since:
             peer.indirect = True
-
-    def _go_above(self, record: SignedRecord, now: float) -> None:
-        """Somebody else signed a later record with our key."""
-        self.counts.own_key += 1
-        if self._met_own_key and now - self._met_own_key[-1] < _CLONE_WINDOW:
-            self.alarm = "another node runs with this node's key: of two copies of a data directory, end one"
-        if now < self._above_not_before:
-            return
-        if self.alarm is not None:
-            # two that outbid each other would keep the whole fleet busy
-            self._above_not_before = now + self._settings.refresh
-        self._met_own_key.append(now)
-        self._incarnation = min(record.record.incarnation + 1, MAX_NUMBER)
-        self._version = 0
-        self._sign(now)
 
     def _newest_first(self, records: Iterable[SignedRecord]) -> list[bytes]:
         return [one.raw for one in sorted(records, key=lambda one: one.record.issued, reverse=True)]

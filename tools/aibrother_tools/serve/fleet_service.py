@@ -210,7 +210,7 @@ class FleetService:
     async def peers(self) -> dict[str, Any]:
         """The answer of `peers`."""
         states, own, skew, alarm = await self._gossip.call(
-            lambda engine, now: (engine.peers(now), engine.own_record(), engine.skew(), engine.alarm)
+            lambda engine, now: (engine.peers(now), engine.own_record(), engine.skew(), engine.alarm(now))
         )
         return peers_report(self._node, self._says(), own, self._catalog, states, skew, alarm)
 
