@@ -4,6 +4,7 @@
   has been silent for the longest is cut: whoever holds many open keeps nobody out who asks when connected.
 - Whoever sends nothing for `idle` seconds is cut, also in the middle of an answer that they don't read.
 - Request bodies are never decompressed: no ceiling is meant for what comes out of that.
+- What isn't HTTP, and who goes away before the answer, is not worth a line in the log, or strangers fill it.
 
 (A header that drips is ended by aiohttp itself, `idle` seconds after the connection or the last answer began.)
 """
@@ -12,10 +13,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 if TYPE_CHECKING:
     import socket
@@ -23,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _HANDSHAKE: Final = 10.0
+_LINGERING: Final = 1.0  # seconds in which the rest of a body that was refused may come
 _NO_DESCRIPTOR: Final = 0.2  # seconds to wait where none is left
 
 
@@ -38,7 +42,13 @@ class BoundedServer:
 
     def __init__(self, application: web.Application, *, most: int, idle: float = 75.0, shutdown: float = 2.0) -> None:
         self._runner = web.AppRunner(
-            application, access_log=None, keepalive_timeout=idle, shutdown_timeout=shutdown, auto_decompress=False
+            application,
+            access_log=None,
+            logger=_log_of_aiohttp(),
+            keepalive_timeout=idle,
+            lingering_time=_LINGERING,
+            shutdown_timeout=shutdown,
+            auto_decompress=False,
         )
         self._most = most
         self._idle = idle
@@ -183,3 +193,15 @@ def _close_unless_begun(connection: _Connection, accepted: socket.socket, task: 
     if not task.cancelled():
         with contextlib.suppress(Exception):
             task.result()
+
+
+def _log_of_aiohttp() -> logging.Logger:
+    log = logging.getLogger(f"{__name__}.aiohttp")
+    log.addFilter(_is_ours)  # the same one again changes nothing
+    return log
+
+
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether what is logged is a failure of this program."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError | web.RequestPayloadError | ConnectionError)
