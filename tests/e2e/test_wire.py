@@ -389,6 +389,7 @@ def test_health_and_readiness(v4: tuple[str, int]) -> None:
         "draining": True,
         "store": True,
         "control": True,
+        "clock": True,
         "catalog": True,
     }
 
