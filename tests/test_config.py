@@ -681,11 +681,11 @@ def test_tables_name_keys_that_exist(pattern: str) -> None:
 
 
 def test_what_is_set_without_effect_is_warned_about(load: Load) -> None:
-    text = f"[node]\nregion = 'eu'\n[catalog]\nrefresh_interval = '2m'\n[limits]\nmode = 'off'\n{UPSTREAM}"
+    text = f"[node]\nregion = 'eu'\n[replicator]\ninterval = '2m'\n[limits]\nmode = 'off'\n{UPSTREAM}"
     assert load(text, {"AIBROTHER_LIMITS__MAX_FILLS": "3", "AIBROTHER_LOG__LEVEL": "debug"}).warnings == [
         f"{key}: accepted, no effect in this version"
         for key in (
-            "catalog.refresh_interval",
+            "replicator.interval",
             "limits.mode",
             "upstream.s3-eu.name",
             "upstream.s3-eu.kind",

@@ -171,7 +171,7 @@ class Node:
     def configure(self, **settings: Any) -> None:
         """Change settings; `limits__max_ranges` stands for `limits.max_ranges`."""
         self.settings |= {name.replace("__", "."): value for name, value in settings.items()}
-        aside = self.folder / "node.toml.new"
+        aside = self.data / "node.toml.new"
         aside.write_text(toml({"node.data": str(self.data), **self.settings}))
         aside.replace(self.data / "node.toml")
 

@@ -249,7 +249,7 @@ async def test_inventories_that_are_none(node: Node, kind: str) -> None:
         while time.monotonic() < began + 6:
             await asyncio.to_thread(assert_strangers_are_answered, node)
             await asyncio.sleep(0.2)
-        assert memory(control) < before + (400 << 20), "a million entries at most"
+        assert memory(control) < before + (120 << 20), "200,000 entries at most"
         if kind != "endless":
             assert hostile.asked < 20
         size = (node.data / "run/fleet.sqlite3").stat().st_size

@@ -28,6 +28,7 @@ IN_EFFECT: Final = (
     "store.max_manifest",
     "store.gc_grace",
     "catalog.root",
+    "catalog.refresh_interval",
     "catalog.keys_dir",
     "catalog.signer",
     "catalog.passphrase_file",

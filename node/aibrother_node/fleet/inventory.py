@@ -39,7 +39,7 @@ MAX_PAGE: Final = 32 * MAX_ENTRIES + 2048
 """The longest page in bytes that is read."""
 MAX_CURSOR: Final = 128
 """Characters of a cursor."""
-MAX_HELD: Final = 1_000_000
+MAX_HELD: Final = 200_000
 """Entries of a peer that are kept in mind."""
 REMEMBERED: Final = 10_000
 """Removals that are remembered."""

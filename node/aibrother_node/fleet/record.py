@@ -252,7 +252,7 @@ def _url(value: object) -> str | None:
     if value is None:
         return None
     # once more without the slashes at its end: `http:///` would leave nothing to connect to
-    return values.url(values.url(value, "a record's URL").rstrip("/"), "a record's URL")
+    return values.url(values.base_url(value, "a record's URL").rstrip("/"), "a record's URL")
 
 
 def _text(value: object, longest: int) -> str | None:
