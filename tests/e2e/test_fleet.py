@@ -76,19 +76,15 @@ class Fleet:
         return [one["region"] for one in reply.json["mirrors"]]
 
 
-@pytest.fixture
-def fleet(tmp_path: Path) -> Iterator[Fleet]:
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
+    """The three nodes; what a test does to them is made good before the next one."""
     with Network("us", "eu", "ap") as network:
-        made = Fleet(network, tmp_path)
+        made = Fleet(network, tmp_path_factory.mktemp("fleet"))
         try:
             made.found()
             made.join("eu")
             made.join("ap")
-            for name in made.nodes:
-                eventually(
-                    lambda name=name: [one["state"] for one in made.peers(name).values()] == ["alive", "alive"],  # type: ignore[misc]
-                    f"{name} knows the others: {made.peers(name)}",
-                )
             yield made
             for node in made.nodes.values():
                 if node.process is not None:
@@ -96,6 +92,21 @@ def fleet(tmp_path: Path) -> Iterator[Fleet]:
         finally:
             for node in made.nodes.values():
                 node.discard()
+
+
+@pytest.fixture
+def fleet(hosts: Fleet) -> Fleet:
+    """All three run, reach and know each other."""
+    for name, node in hosts.nodes.items():
+        hosts.network.rejoin(name)
+        if node.process is None:
+            hosts.host(name).start(node)
+    for name in hosts.nodes:
+        eventually(
+            lambda name=name: [one["state"] for one in hosts.peers(name).values()] == ["alive", "alive"],  # type: ignore[misc]
+            f"{name} knows the others: {hosts.peers(name)}",
+        )
+    return hosts
 
 
 def test_a_publish_is_listed_everywhere_within_five_seconds(fleet: Fleet, tmp_path: Path) -> None:
@@ -111,8 +122,8 @@ def test_a_publish_is_listed_everywhere_within_five_seconds(fleet: Fleet, tmp_pa
 
 
 def test_a_dead_node_leaves_the_mirrors_and_comes_back(fleet: Fleet, tmp_path: Path) -> None:
-    model = write_gguf(tmp_path / "m.gguf", "m")
-    digest = publish(fleet.nodes["us"], model, "m:f32@1")["sha256"]
+    model = write_gguf(tmp_path / "m.gguf", "dead")
+    digest = publish(fleet.nodes["us"], model, "dead:f32@1")["sha256"]
     digest = f"sha256:{digest.removeprefix('sha256:')}"
     fleet.nodes["eu"].add(model)
     for name in ("us", "ap"):
@@ -127,8 +138,8 @@ def test_a_dead_node_leaves_the_mirrors_and_comes_back(fleet: Fleet, tmp_path: P
 
 
 def test_a_node_that_ends_leaves_the_mirrors_at_once(fleet: Fleet, tmp_path: Path) -> None:
-    model = write_gguf(tmp_path / "m.gguf", "m")
-    publish(fleet.nodes["us"], model, "m:f32@1")
+    model = write_gguf(tmp_path / "m.gguf", "ends")
+    publish(fleet.nodes["us"], model, "ends:f32@1")
     (digest,) = fleet.nodes["eu"].add(model)
     eventually(lambda: "eu" in fleet.mirrors("ap", digest), "ap knows that eu has it")
     fleet.nodes["eu"].stop()
@@ -138,25 +149,25 @@ def test_a_node_that_ends_leaves_the_mirrors_at_once(fleet: Fleet, tmp_path: Pat
 
 def test_both_sides_of_a_cut_serve_and_agree_once_it_heals(fleet: Fleet, tmp_path: Path) -> None:
     fleet.network.cut("us", "ap")
-    publish(fleet.nodes["us"], write_gguf(tmp_path / "a.gguf", "a"), "a:f32@1")
-    eventually(lambda: "a@1" in fleet.listed("eu"), "listed in eu")
-    eventually(lambda: "a@1" in fleet.listed("ap"), "listed in ap, by way of eu", 10.0)
+    publish(fleet.nodes["us"], write_gguf(tmp_path / "a.gguf", "cut a"), "cut-a:f32@1")
+    eventually(lambda: "cut-a@1" in fleet.listed("eu"), "listed in eu")
+    eventually(lambda: "cut-a@1" in fleet.listed("ap"), "listed in ap, by way of eu", 10.0)
     assert fleet.peers("us")["ap"]["state"] == "alive", "eu tells us of ap"
     fleet.network.cut("eu", "ap")  # now ap is alone
-    publish(fleet.nodes["us"], write_gguf(tmp_path / "b.gguf", "b"), "b:f32@1")
-    eventually(lambda: "b@1" in fleet.listed("eu"), "listed in eu")
+    publish(fleet.nodes["us"], write_gguf(tmp_path / "b.gguf", "cut b"), "cut-b:f32@1")
+    eventually(lambda: "cut-b@1" in fleet.listed("eu"), "listed in eu")
     eventually(lambda: fleet.peers("us")["ap"]["state"] in ("suspect", "dead"), "us misses ap", DETECTED)
-    assert fleet.listed("ap") == {"a@1"}
+    assert "cut-b@1" not in fleet.listed("ap")
     assert fleet.host("ap").request(f"{fleet.host('ap').url}/readyz").status == 200
     fleet.network.heal("us", "ap")
     fleet.network.heal("eu", "ap")
-    eventually(lambda: fleet.listed("ap") == {"a@1", "b@1"}, "ap agrees")
+    eventually(lambda: "cut-b@1" in fleet.listed("ap"), "ap agrees")
     eventually(lambda: fleet.peers("us")["ap"]["state"] == "alive", "us sees ap again")
 
 
 def test_a_revoked_node_is_gone_everywhere(fleet: Fleet, tmp_path: Path) -> None:
-    model = write_gguf(tmp_path / "m.gguf", "m")
-    publish(fleet.nodes["us"], model, "m:f32@1")
+    model = write_gguf(tmp_path / "m.gguf", "revoked")
+    publish(fleet.nodes["us"], model, "revoked:f32@1")
     (digest,) = fleet.nodes["eu"].add(model)
     eventually(lambda: "eu" in fleet.mirrors("ap", digest), "ap knows that eu has it")
     done(fleet.nodes["us"], "fleet", "revoke", fleet.id_of("eu"))
@@ -168,8 +179,8 @@ def test_a_revoked_node_is_gone_everywhere(fleet: Fleet, tmp_path: Path) -> None
         lambda: done(fleet.nodes["eu"], "peers", "--json").json["self"]["state"] == "not admitted",
         "eu has learnt of it",
     )
-    publish(fleet.nodes["us"], write_gguf(tmp_path / "n.gguf", "n"), "n:f32@1")
-    eventually(lambda: "n@1" in fleet.listed("eu"), "eu follows the catalog as anybody may", 15.0)
+    publish(fleet.nodes["us"], write_gguf(tmp_path / "n.gguf", "revoked n"), "revoked-n:f32@1")
+    eventually(lambda: "revoked-n@1" in fleet.listed("eu"), "eu follows the catalog as anybody may", 15.0)
     assert "eu" not in fleet.peers("us")
     done(fleet.nodes["us"], "fleet", "admit", fleet.nodes["eu"].data / "record.json")
     eventually(lambda: fleet.peers("ap").get("eu", {}).get("state") == "alive", "eu is back", 20.0)
@@ -188,10 +199,10 @@ def test_a_node_that_was_alone_for_longer_than_it_is_remembered_comes_back(fleet
     fleet.network.isolate("ap")
     eventually(lambda: fleet.peers("us")["ap"]["state"] == "unknown", "us has forgotten ap", 60.0)
     eventually(lambda: fleet.peers("ap")["us"]["state"] == "unknown", "ap has forgotten us", 60.0)
-    publish(fleet.nodes["us"], write_gguf(tmp_path / "a.gguf", "a"), "a:f32@1")
+    publish(fleet.nodes["us"], write_gguf(tmp_path / "a.gguf", "alone"), "alone:f32@1")
     fleet.network.rejoin("ap")
     eventually(lambda: fleet.peers("us")["ap"]["state"] == "alive", "ap is back", 60.0)
-    eventually(lambda: "a@1" in fleet.listed("ap"), "and has the catalog")
+    eventually(lambda: "alone@1" in fleet.listed("ap"), "and has the catalog")
 
 
 def test_a_node_that_isnt_admitted_follows_the_catalog_and_nothing_else(tmp_path: Path) -> None:
@@ -230,6 +241,7 @@ def test_a_clock_that_is_off_is_shown_and_signs_nothing(fleet: Fleet, tmp_path: 
     assert refused.code == 75
     assert "clock" in refused.err
     assert fleet.peers("eu")["us"]["clock_offset"] < -95
+    us.stop()  # the next one starts it with a clock that is right
 
 
 @pytest.mark.skipif(shutil.which("aria2c") is None, reason="aria2c is not installed")

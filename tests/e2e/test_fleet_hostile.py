@@ -237,7 +237,9 @@ async def member_of(node: Node, kind: str, **says: Any) -> AsyncIterator[Hostile
             await asyncio.to_thread(done, node, "fleet", "revoke", hostile.id)
 
 
-@pytest.mark.parametrize("kind", ["endless", "resets", "drip", "rubbish"])
+@pytest.mark.parametrize(
+    "kind", ["endless", *(pytest.param(kind, marks=pytest.mark.soak) for kind in ("resets", "drip", "rubbish"))]
+)
 async def test_inventories_that_are_none(node: Node, kind: str) -> None:
     control = node.child("control")
     async with member_of(node, kind) as hostile:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 _LOG: Final = logging.getLogger(__name__)
+_PAUSE: Final = 5.0
 _PASSING: Final = ("SQLITE_FULL", "SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_NOMEM")
 
 
@@ -30,6 +32,7 @@ class ViewKeeper:
         self._renewed = renewed
         self._writer: FleetViewWriter | None = None
         self._lock = asyncio.Lock()
+        self._not_before = 0.0
 
     async def start(self) -> None:
         """Forget what a former run wrote; where that can't be done now, the next change tries again."""
@@ -47,6 +50,8 @@ class ViewKeeper:
         """
         async with self._lock:
             if self._writer is None or await asyncio.to_thread(self._writer.is_lost):
+                if asyncio.get_running_loop().time() < self._not_before:
+                    raise OSError(errno.EAGAIN, "it was begun anew a moment ago, and is lost again")
                 await self._begin_anew()
             assert self._writer is not None
             try:
@@ -64,6 +69,7 @@ class ViewKeeper:
     async def _begin_anew(self) -> None:
         await self._drop()
         self._writer = await asyncio.to_thread(FleetViewWriter, self._path)
+        self._not_before = asyncio.get_running_loop().time() + _PAUSE  # on a full disk it is lost again at once
         _LOG.warning("%s was lost or broken, and is begun anew", self._path)
         self._renewed()
 
