@@ -165,6 +165,7 @@ def test_damaged_at_the_start_a_follower_mends_itself(
     know_each_other(us, eu)
 
 
+@pytest.mark.soak
 def test_a_peer_that_refuses_connections_leaks_nothing(tmp_path: Path) -> None:
     us = make_member(tmp_path / "us")
     us.configure(fleet__gossip_interval="100ms")
