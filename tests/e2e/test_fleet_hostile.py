@@ -162,6 +162,7 @@ def test_bodies_are_bounded_and_never_decompressed(node: Node) -> None:
     assert_strangers_are_answered(node)
 
 
+@pytest.mark.soak
 def test_a_body_that_drips_is_given_up(node: Node) -> None:
     began = time.monotonic()
     with Wire(at(node), timeout=30) as wire:
@@ -259,6 +260,7 @@ async def test_inventories_that_are_none(node: Node, kind: str) -> None:
     eventually(lambda: kind not in peers(node), "it is gone")
 
 
+@pytest.mark.soak
 async def test_a_record_whose_inventory_changes_all_the_time(node: Node) -> None:
     async with member_of(node, "rubbish") as hostile:
         rng = random.Random(1)

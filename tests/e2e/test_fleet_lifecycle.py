@@ -88,6 +88,7 @@ def test_what_workers_know_of_the_fleet_breaks(nodes: tuple[Node, Node], tmp_pat
     eventually(lambda: mirrors(us, digest) == {"us", "eu"}, f"us knows again: {us.log}")
 
 
+@pytest.mark.soak
 def test_an_end_without_peers_takes_no_longer(nodes: tuple[Node, Node]) -> None:
     us, eu = nodes
     os.kill(us.pid, signal.SIGSTOP)  # accepts, and doesn't answer
@@ -124,7 +125,7 @@ def _flip(path: Path, rng: random.Random) -> None:
 @pytest.mark.parametrize(
     "damage", ["flip", *(pytest.param(how, marks=pytest.mark.soak) for how in ("empty", "remove"))]
 )
-@pytest.mark.parametrize("folder", ["trust/state", "catalog"])
+@pytest.mark.parametrize("folder", ["catalog", pytest.param("trust/state", marks=pytest.mark.soak)])
 def test_damaged_at_the_start_a_follower_mends_itself(
     nodes: tuple[Node, Node], tmp_path: Path, folder: str, damage: str, soaking: bool
 ) -> None:
