@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 import urllib.request
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from aiohttp import web
 
-from e2e.harness import Node, eventually, run
+from e2e.fleets import pair
+from e2e.harness import Node, eventually
 from e2e.publishing import done, publish, write_gguf
 from fleet.live import LiveNode
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from pathlib import Path
 
-FAST = {"fleet.gossip_interval": "200ms", "catalog.refresh_interval": "1h"}
 FAR_AHEAD = (1, 1 << 40)
 
 
@@ -34,36 +33,10 @@ def _get(node: Node, target: str) -> Any:
 
 
 @pytest.fixture
-def pair(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    """A signing node and one that joined it, both running; they know each other."""
-    us, eu = Node(tmp_path / "us"), Node(tmp_path / "eu")
-    urls = {node: (f"http://127.0.0.1:{_free_port()}", f"http://127.0.0.1:{_free_port()}") for node in ("us", "eu")}
-    here = {"public.host": "127.0.0.1", "fleet.host": "127.0.0.1", "node.drain_seconds": 2, **FAST}
-    try:
-        for name, node in (("us", us), ("eu", eu)):
-            node.folder.mkdir()
-            how = ("--region", name, "--public-url", urls[name][0], "--gossip-url", urls[name][1])
-            join = () if node is us else ("--join", us.url, "--root", us.data / "trust/root.json")
-            made = run("init", "--data", node.data, *how, *join)
-            assert made.code == 0, made
-            own = {"node.region": name, "node.public_url": urls[name][0], "node.gossip_url": urls[name][1]}
-            node.configure(**{**here, **own, **({"catalog.signer": True} if node is us else {"fleet.seeds": [us.url]})})
-            if node is eu:
-                done(us, "fleet", "admit", eu.data / "record.json")
-            node.start(port=int(urls[name][0].rpartition(":")[2]))
-        eventually(lambda: [one["state"] for one in _peers(us)] == ["alive"], "they know each other")
-        yield us, eu
-        us.stop()
-        eu.stop()
-    finally:
-        us.discard()
-        eu.discard()
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port: int = server.getsockname()[1]
-    return port
+def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
+    """A signing node and one that joined it, which look for a newer catalog by gossip alone."""
+    with pair(tmp_path, **{"catalog.refresh_interval": "1h"}) as found:
+        yield found
 
 
 def _peers(node: Node) -> list[dict[str, Any]]:
@@ -118,9 +91,9 @@ async def _liar(us: Node, handler: Callable[[web.Request], Awaitable[web.StreamR
 
 @pytest.mark.parametrize("handler", [_forged, pytest.param(_endless, marks=pytest.mark.soak)])
 async def test_a_liar_is_marked_and_keeps_nothing_from_spreading(
-    pair: tuple[Node, Node], tmp_path: Path, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    nodes: tuple[Node, Node], tmp_path: Path, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> None:
-    us, eu = pair
+    us, eu = nodes
     async with _liar(us, handler) as liar:
 
         def marked() -> bool:
