@@ -1,0 +1,66 @@
+"""Tables of `index.sqlite3` that aren't derived from the files: jobs, audit, leases, counters.
+
+The index can be made again from the blobs (invariant 2) and so commits lazily. What stands here can't; its connections
+commit durably (`synchronous = FULL`), and each part's tables have a version of their own, so that a new layout of the
+index loses none of it. With the file itself it is lost, and nothing that is stored suffers.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from typing import TYPE_CHECKING, Final
+
+from aibrother_node.errors import DiskFull, InvalidInput
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+_PATIENCE: Final = 10.0  # seconds to wait for another connection's transaction
+_NO_SPACE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC})
+_PARTS: Final = "CREATE TABLE IF NOT EXISTS parts (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID"
+
+
+def open_part(path: Path, name: str, steps: Sequence[str]) -> sqlite3.Connection:
+    """Open the database for one part's tables; for the one thread that calls, of the process that holds the lock.
+
+    Args:
+        path: of `index.sqlite3`; made where it is missing.
+        name: of the part.
+        steps: SQL scripts, the n-th of which brings the tables from version n to n + 1. Only ever added to.
+
+    Raises:
+        InvalidInput: the tables were written by a newer program.
+        DiskFull: there is no room.
+    """
+    db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
+    try:
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(_PARTS)
+        db.execute("BEGIN IMMEDIATE")
+        row = db.execute("SELECT version FROM parts WHERE name = ?", (name,)).fetchone()
+        version = 0 if row is None else int(row[0])
+        if version > len(steps):
+            raise InvalidInput(
+                f"{path}: {name} has version {version}; this program knows {len(steps)}: use a newer one"
+            )
+        for step in steps[version:]:
+            for statement in step.split(";\n"):
+                if statement.strip():
+                    db.execute(statement)
+        db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?)", (name, len(steps)))
+        db.execute("COMMIT")
+    except sqlite3.OperationalError as error:
+        db.close()
+        raise named(error) from error
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
+def named(error: sqlite3.Error) -> Exception:
+    """The project's own error for one of SQLite's, where it stands for a full disk; else the same."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return DiskFull(f"no space left for the database: {error}") if code in _NO_SPACE else error

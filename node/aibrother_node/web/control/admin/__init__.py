@@ -1,0 +1,1 @@
+"""The admin API: what operators and publishers do from afar, with tokens."""
