@@ -8,6 +8,8 @@ the workers follow the files (indexing.py).
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +23,7 @@ from aibrother_node.catalog.names import parse_reference
 from aibrother_node.catalog.reading import content_of, fleet
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.gguf import GgufError, read_header
-from aibrother_node.errors import InvalidInput, NodeError, NotFound, Refused, VerificationFailed
+from aibrother_node.errors import DiskFull, InvalidInput, NodeError, NotFound, Refused, VerificationFailed
 from aibrother_node.store.incoming import read_at
 from aibrother_node.store.index import TargetRow
 
@@ -115,7 +117,9 @@ class Desk:
                     entries = [Entry.from_json(entry) for entry in action["entries"]]
                     if action["channel"] not in CHANNELS:
                         raise InvalidInput(f"no channel {action['channel']!r:.40}")
-                    return self.publish(entries, action["channel"], now)
+                    done = self.publish(entries, action["channel"], now)
+                    self._release(action.get("lease"))
+                    return done
                 case "promote":
                     return self.promote(action["references"], now)
                 case "yank":
@@ -242,6 +246,12 @@ class Desk:
             How many there were.
         """
         return len(self._open().collect_debris(now, grace))
+
+    def _release(self, holder: object) -> None:
+        """End the leases of what is named now; where that fails, they end by themselves."""
+        if isinstance(holder, str):
+            with contextlib.suppress(DiskFull, sqlite3.Error):
+                self._store.leases.release(holder)
 
     def _simple(self, decide: Any, action: Mapping[str, Any], now: datetime, *arguments: Any) -> Done:
         repository = self._open()

@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import stat
+import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Self
 
@@ -26,9 +27,10 @@ from aibrother_node.store.disk import Disk
 from aibrother_node.store.hashing import hash_file
 from aibrother_node.store.incoming import Cut, Request, Staged, build, read_at, write_manifests
 from aibrother_node.store.index import Index, IndexReader, ManifestRow
+from aibrother_node.store.leases import LONGEST, Leases
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Collection, Iterable, Iterator
     from pathlib import Path
 
     from aibrother_node.store.index import TargetRow, YankedRow
@@ -159,12 +161,17 @@ class BlobReader:
 
 
 class BlobStore(BlobReader):
-    """The store as its one writer uses it."""
+    """The store as its one writer uses it.
 
-    def __init__(self, layout: Layout, disk: Disk, index: Index, manifest_ceiling: int) -> None:
+    Attributes:
+        leases: what is about to be named, and is not collected until then.
+    """
+
+    def __init__(self, layout: Layout, disk: Disk, index: Index, leases: Leases, manifest_ceiling: int) -> None:
         super().__init__(layout)
         self._disk = disk
         self._rows = index
+        self.leases = leases
         self.manifest_ceiling = manifest_ceiling
 
     @classmethod
@@ -184,7 +191,8 @@ class BlobStore(BlobReader):
             raise InvalidInput(f"the lock is on {lock.root}, not {layout.root}")
         disk = disk or Disk()
         layout.check_version()
-        store = cls(layout, disk, Index.open(layout.index), manifest_ceiling)
+        index = Index.open(layout.index)  # first: it puts aside a file that can't be used
+        store = cls(layout, disk, index, Leases.open(layout.index), manifest_ceiling)
         # a crash may have come between a rename and the folder's fsync: what we show from now on is durable
         disk.sync_folder(layout.blobs)
         disk.sync_folder(layout.pins)
@@ -193,6 +201,7 @@ class BlobStore(BlobReader):
 
     def close(self) -> None:
         """Let go of the index; the lock is the caller's."""
+        self.leases.close()
         self._rows.close()
 
     def take_in(self, staged: Staged, request: Request, *, verify: bool) -> Stored:
@@ -213,11 +222,14 @@ class BlobStore(BlobReader):
                 self.discard(staged, str(error))
                 raise
         was_there = self.layout.blob(request.digest).exists()
-        self._publish(staged.manifest, request.manifest)
         manifests = [request.manifest]
         if request.pieces is not None and request.pieces != request.manifest:
-            self._publish(staged.pieces, request.pieces)
             manifests.append(request.pieces)
+        if request.lease is not None:
+            self.lease([request.digest, *manifests], request.lease)  # as the pin below: before there is anything
+        self._publish(staged.manifest, request.manifest)
+        if len(manifests) > 1:
+            self._publish(staged.pieces, manifests[1])
         if request.pin is not None:
             self._write_pin(request.digest, request.pin)  # before its blob: at no instant is it free to be collected
         self._publish(staged.data, request.digest)
@@ -280,6 +292,15 @@ class BlobStore(BlobReader):
                     pass
                 self._disk.remove_tree(folder)
         return stored
+
+    def lease(self, digests: Collection[Digest], holder: str) -> None:
+        """Keep blobs, which need not be here, for as long as a lease lasts, or until it is released.
+
+        Raises:
+            as `Leases.take`.
+        """
+        now = time.time()
+        self.leases.take(digests, holder, now + LONGEST, now=now)
 
     def pin(self, digest: Digest, reason: str) -> None:
         """Keep a blob whatever the policy says.

@@ -42,6 +42,7 @@ class Request:
         manifest: digest of `manifest`.
         pin: the reason of the pin that goes with it, or None.
         pieces: digest of the `fixed/1` manifest, where one is wanted: of `pieces`, or of `manifest` if that is one.
+        lease: who holds the lease that goes with it, or None.
     """
 
     digest: Digest
@@ -49,6 +50,7 @@ class Request:
     manifest: Digest
     pin: str | None
     pieces: Digest | None = None
+    lease: str | None = None
 
     def encode(self) -> bytes:
         return json.dumps(
@@ -58,6 +60,7 @@ class Request:
                 "manifest": str(self.manifest),
                 "pin": self.pin,
                 "pieces": None if self.pieces is None else str(self.pieces),
+                "lease": self.lease,
             }
         ).encode()
 
@@ -77,10 +80,12 @@ class Request:
                 Digest.parse(fields["manifest"]),
                 fields["pin"],
                 None if pieces is None else Digest.parse(pieces),
+                fields.get("lease"),
             )
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise InvalidInput(f"not a request: {error}") from None
-        if type(request.size) is not int or request.size < 0 or not isinstance(request.pin, str | None):
+        texts = all(isinstance(fields.get(key), str | None) for key in ("pin", "lease"))
+        if type(request.size) is not int or request.size < 0 or not texts:
             raise InvalidInput("not a request: wrong types")
         return request
 
@@ -168,12 +173,14 @@ class Options:
         pin: the reason of the pin, or None for no pin.
         reserve: bytes of the file system that are to stay free.
         pieces: make a `fixed/1` manifest too, for clients whose pieces all have one length (Metalink).
+        lease: who takes a lease on it and on its manifests; None where a pin protects them.
     """
 
     how: str
     pin: str | None
     reserve: int
     pieces: bool = False
+    lease: str | None = None
 
 
 def read_at(fd: int) -> Callable[[int, int], bytes]:
@@ -289,7 +296,7 @@ def _fill(
             hashes = hash_file(fd, size, cut.lengths, also=cut.also, copy_to=file, progress=progress)
             file.fsync()
     manifest, pieces = write_manifests(staged, disk, cut, hashes)
-    return Request(hashes.whole, size, manifest, options.pin, pieces)
+    return Request(hashes.whole, size, manifest, options.pin, pieces, options.lease)
 
 
 @dataclass(frozen=True, slots=True)

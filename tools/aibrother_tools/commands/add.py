@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -51,6 +52,7 @@ def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool,
         how="link" if link else "move" if move else "copy",
         pin=None if no_pin else _REASON,
         reserve=config.store.reserve_on(total_bytes(layout)),
+        lease=f"add {secrets.token_hex(8)}" if no_pin else None,
     )
     added: list[dict[str, Any]] = []
     code = 0
@@ -88,6 +90,8 @@ def _add(
             raise
         if options.pin is not None:
             _pin(config, str(digest), options.pin)
+        elif options.lease is not None:
+            _lease(config, str(digest), options.lease)
         if options.how == "move":
             path.unlink()
         return {"digest": str(digest), "size": layout.blob(digest).stat().st_size}
@@ -102,4 +106,15 @@ def _pin(config: NodeConfig, digest: str, reason: str) -> None:
         config,
         lambda store: store.pin(Digest.parse(digest), reason),
         lambda node: node.ask("PUT", f"/pins/{digest}", {"reason": reason}),
+    )
+
+
+def _lease(config: NodeConfig, digest: str, holder: str) -> None:
+    from aibrother_node.content.digest import Digest
+    from aibrother_tools.local_client import change
+
+    change(
+        config,
+        lambda store: store.lease([Digest.parse(digest)], holder),
+        lambda node: node.ask("PUT", f"/leases/{digest}", {"holder": holder}),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,8 +83,9 @@ def publish(
     from aibrother_tools.catalog_client import edit_catalog, refuse_to_follow
 
     refuse_to_follow(config)  # before anything is stored
-    entries = [_store(config, draft, show=not as_json) for draft in found]
-    answer = edit_catalog(config, {"do": "publish", "channel": channel, "entries": entries})
+    holder = f"publish {secrets.token_hex(8)}"
+    entries = [_store(config, draft, holder, show=not as_json) for draft in found]
+    answer = edit_catalog(config, {"do": "publish", "channel": channel, "entries": entries, "lease": holder})
     changed = answer["targets"]
     targets = [
         {"name": target, "state": changed.get(target, "same"), "bytes": part["size_bytes"]}
@@ -94,8 +96,8 @@ def publish(
     _tell(answer["entries"] or entries, targets, as_json=as_json)
 
 
-def _store(config: NodeConfig, draft: Draft, *, show: bool) -> dict[str, Any]:
-    """Store a draft's files; returns its entry as JSON."""
+def _store(config: NodeConfig, draft: Draft, holder: str, *, show: bool) -> dict[str, Any]:
+    """Store a draft's files under a lease; returns its entry as JSON."""
     from aibrother_node.catalog.desk import utc_now
     from aibrother_node.store.incoming import Options
     from aibrother_node.store.layout import Layout
@@ -104,7 +106,8 @@ def _store(config: NodeConfig, draft: Draft, *, show: bool) -> dict[str, Any]:
 
     layout = Layout(config.node.data)
     layout.check_version()
-    options = Options(how="copy", pin=None, reserve=config.store.reserve_on(total_bytes(layout)), pieces=True)
+    reserve = config.store.reserve_on(total_bytes(layout))
+    options = Options(how="copy", pin=None, reserve=reserve, pieces=True, lease=holder)
     stored = []
     for path in (*draft.files, *((draft.projector,) if draft.projector else ())):
         with byte_progress(path.name, path.stat().st_size, show=show) as progress:

@@ -159,6 +159,7 @@ class LocalPlane:
                 web.post("/catalog", self._edit_catalog),
                 web.put("/pins/{digest}", self._pin),
                 web.delete("/pins/{digest}", self._unpin),
+                web.put("/leases/{digest}", self._lease),
             ]
         )
         return app
@@ -205,6 +206,15 @@ class LocalPlane:
         if not isinstance(reason, str):
             raise InvalidInput("a pin has a reason")
         await self._thread.change(lambda store: store.pin(digest, reason))
+        return web.json_response({"digest": str(digest)})
+
+    async def _lease(self, request: web.Request) -> web.Response:
+        digest = Digest.parse(request.match_info["digest"])
+        body = await request.json()
+        holder = body.get("holder") if isinstance(body, dict) else None
+        if not isinstance(holder, str):
+            raise InvalidInput("a lease has a holder")
+        await self._thread.change(lambda store: store.lease([digest], holder))
         return web.json_response({"digest": str(digest)})
 
     async def _unpin(self, request: web.Request) -> web.Response:
