@@ -87,6 +87,9 @@ class RecordingDisk(Disk):
         self.calls.append(("change", _Link(name, number)))
         return _RecordingFile(path, real.fd, self, number)
 
+    def reopen(self, path: Path) -> DiskFile:
+        return _RecordingFile(path, super().reopen(path).fd, self, self.inodes[self._name(path) or ""])
+
     def make_folder(self, path: Path, mode: int = 0o755) -> None:
         super().make_folder(path, mode)
         self.calls.append(("change", _Folder(self._name(path) or "")))
@@ -138,6 +141,10 @@ class _RecordingFile(DiskFile):
         super().allocate(size)
         self._disk.calls.append(("write", (self._number, 0, bytes(size))))
 
+    def truncate(self, size: int) -> None:
+        super().truncate(size)
+        self._disk.calls.append(("truncate", (self._number, size)))
+
     def fsync(self) -> None:
         super().fsync()
         self._disk.calls.append(("fsync", self._number))
@@ -170,6 +177,9 @@ def states(calls: list[tuple[str, object]], base: State) -> Iterator[tuple[int, 
                 current = inodes[number].current
                 current.extend(bytes(max(0, offset + len(data) - len(current))))
                 current[offset : offset + len(data)] = data
+            case "truncate", (int(number), int(size)):
+                current = inodes[number].current
+                current[:] = current[:size].ljust(size, b"\0")
             case "fsync", int(number):
                 inodes[number].durable = bytes(inodes[number].current)
             case "sync folder", str(folder):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _FICLONE: Final = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
 _SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h: start write-back, wait for nothing
+_FALLOC_FL_KEEP_SIZE: Final = 1  # linux/falloc.h
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _RWF_DONTCACHE: Final = 0x80  # linux/fs.h, since 6.14: write out at once, and drop the pages once they are on the disk
 _WRITE_OUT: Final = 1 << 20  # bytes a call: written out and forgotten before many more pages are needed
@@ -109,6 +110,24 @@ class DiskFile:
             with _disk_full_named(self.path):
                 os.posix_fallocate(self.fd, 0, size)
 
+    def keep_room(self, size: int) -> None:
+        """Reserve room for `size` bytes in all; the file stays as long as it is, so its length tells how far it is.
+
+        Where the file system can't, nothing is reserved.
+
+        Raises:
+            DiskFull: there is no room.
+        """
+        with _disk_full_named(self.path):
+            if size and _LIBC.fallocate(self.fd, _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size)):
+                code = ctypes.get_errno()
+                if code not in _NOT_HERE:
+                    raise OSError(code, os.strerror(code))
+
+    def truncate(self, size: int) -> None:
+        """Cut the file to `size` bytes."""
+        os.ftruncate(self.fd, size)
+
     def start_writeback(self, offset: int, length: int) -> None:
         """Let the kernel begin to write these bytes out, so that the final fsync finds little to do."""
         _LIBC.sync_file_range(
@@ -140,6 +159,14 @@ class Disk:
             return DiskFile(
                 path, os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
             )
+
+    def reopen(self, path: Path) -> DiskFile:
+        """Open a file for more writing that an earlier process may have begun.
+
+        Raises:
+            FileNotFoundError: it isn't there.
+        """
+        return DiskFile(path, os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW))
 
     def clone(self, source_fd: int, path: Path) -> DiskFile:
         """Make `path` a reflink of an open file: its blocks are shared until one side is changed.
