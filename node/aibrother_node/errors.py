@@ -51,6 +51,10 @@ class Refused(NodeError):
     """The request is understood and not allowed."""
 
 
+class Conflict(NodeError):
+    """The request doesn't fit what its object is now: look again, and ask for what does."""
+
+
 class Unsupported(NodeError):
     """This machine, file system or version can't do it, however often it is asked."""
 

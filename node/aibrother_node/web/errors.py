@@ -6,6 +6,7 @@ import math
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import (
+    Conflict,
     DiskFull,
     Gone,
     InvalidInput,
@@ -40,6 +41,7 @@ _STATUS: Final[tuple[tuple[type[NodeError], int, str], ...]] = (
     (Refused, 403, "Forbidden"),
     (Gone, 410, "Gone"),  # before its base class
     (NotFound, 404, "Not Found"),
+    (Conflict, 409, "Conflict"),
     (VerificationFailed, 502, "Bad Gateway"),
     (Temporary, 503, "Service Unavailable"),
 )
