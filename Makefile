@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 GGUF ?=
+# Tests wait more than they compute; -n0 in PYTEST_ARGS runs them one after the other, as a debugger needs it.
+SIDE_BY_SIDE := -n 3 --dist worksteal
 
 .PHONY: demo test soak check fix bench lock clean tuf-conformance
 .DELETE_ON_ERROR:
@@ -22,7 +24,7 @@ demo: $(VENV)/.demo
 	$(BIN)/aibrother-node demo $(if $(GGUF),--gguf '$(GGUF)')
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(SIDE_BY_SIDE) $(PYTEST_ARGS)
 
 soak: $(VENV)/.test
 	SOAK_TESTS=1 $(BIN)/python -m pytest --timeout 3600 $(PYTEST_ARGS)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import random
 import socket
 import urllib.request
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
 
 from e2e.harness import Node, eventually, run
 from e2e.publishing import done
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 FAST: Mapping[str, Any] = {
     "fleet.gossip_interval": "200ms",
@@ -21,11 +22,23 @@ FAST: Mapping[str, Any] = {
 }
 
 
+_FIRST_EPHEMERAL: Final = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+
+
 def free_port(host: str = "127.0.0.1") -> int:
-    """A port that nobody uses now."""
-    with socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
-        port: int = server.getsockname()[1]
-    return port
+    """A port that nobody uses now.
+
+    It is none of those that the kernel gives to clients, or one of them had it by the time a node starts; and of the
+    others any, for more tests than this one are looking.
+    """
+    for _ in range(100):
+        port = random.SystemRandom().randrange(_FIRST_EPHEMERAL // 2, _FIRST_EPHEMERAL)
+        try:
+            socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+        except OSError:
+            continue
+        return port
+    raise AssertionError("no port is free")
 
 
 def make_member(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import random
 import shutil
@@ -9,7 +10,7 @@ import signal
 import subprocess
 import time
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -22,11 +23,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+_VERSIONS: Final = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Node, Node]]:
+    with pair(tmp_path_factory.mktemp("pair")) as found:
+        yield found
+
 
 @pytest.fixture
-def nodes(tmp_path: Path) -> Iterator[tuple[Node, Node]]:
-    with pair(tmp_path) as found:
-        yield found
+def nodes(both: tuple[Node, Node]) -> tuple[Node, Node]:
+    """Both run and know each other, whatever the last test did to them."""
+    for node in both:
+        if node.process is None:
+            node.start(port=None)
+    know_each_other(*both)
+    return both
 
 
 def mirrors(node: Node, digest: str) -> set[str]:
@@ -62,7 +75,7 @@ def test_control_is_killed_again_and_again(nodes: tuple[Node, Node], tmp_path: P
             node.successor("control", control)
     for node in (us, eu):
         eventually(lambda node=node: mirrors(node, digest) == {"us", "eu"}, "both have it again")  # type: ignore[misc]
-    eventually(lambda: listed(eu) == {"a", *(f"k{number}" for number in range(4))}, "eu has the catalog")
+    eventually(lambda: listed(eu) >= {"a", *(f"k{number}" for number in range(4))}, "eu has the catalog")
     know_each_other(us, eu)
 
 
@@ -73,6 +86,7 @@ def test_what_workers_know_of_the_fleet_breaks(nodes: tuple[Node, Node], tmp_pat
     us, eu = nodes
     digest = published(us, eu, tmp_path, "a")
     view = us.data / "run/fleet.sqlite3"
+    told = us.log.count("begun anew")
     if damage == "removed":
         for file in view.parent.glob("fleet.sqlite3*"):
             file.unlink()
@@ -83,7 +97,7 @@ def test_what_workers_know_of_the_fleet_breaks(nodes: tuple[Node, Node], tmp_pat
     else:
         (tmp_path / "other").write_bytes(b"nothing")
         (tmp_path / "other").replace(view)
-    eventually(lambda: "begun anew" in us.log, "it is noticed", 5.0)
+    eventually(lambda: us.log.count("begun anew") > told, "it is noticed", 10.0)
     published(us, eu, tmp_path, "b")
     eventually(lambda: mirrors(us, digest) == {"us", "eu"}, f"us knows again: {us.log}")
 
@@ -109,8 +123,8 @@ def test_gossip_goes_on_after_a_reload(nodes: tuple[Node, Node], tmp_path: Path)
     us, eu = nodes
     for node in (us, eu):
         node.send(signal.SIGHUP)
-    publish(us, write_gguf(tmp_path / "b.gguf", "b"), "b:f32@1")
-    eventually(lambda: "b" in listed(eu), "eu lists it", 10.0)
+    publish(us, write_gguf(tmp_path / "r.gguf", "reloaded"), "r:f32@1")
+    eventually(lambda: "r" in listed(eu), "eu lists it", 10.0)
     know_each_other(us, eu)
 
 
@@ -137,7 +151,7 @@ def test_damaged_at_the_start_a_follower_mends_itself(
     rng = random.Random(folder + damage)
     files = sorted(path.relative_to(whole) for path in whole.rglob("*") if path.is_file())
     assert files
-    for number, name in enumerate(files if soaking else rng.sample(files, min(2, len(files))), 1):
+    for name in files if soaking else rng.sample(files, min(2, len(files))):
         shutil.rmtree(eu.data / folder)
         shutil.copytree(whole, eu.data / folder)
         target = eu.data / folder / name
@@ -150,7 +164,7 @@ def test_damaged_at_the_start_a_follower_mends_itself(
         eu.start(port=None)
         try:
             assert eu.get(f"/v1/blobs/{digest}", {"Range": "bytes=0-9"}).status == 206, name
-            version = str(number)
+            version = str(next(_VERSIONS))
             publish(us, write_gguf(tmp_path / "x.gguf", version), f"x:f32@{version}")
             eventually(
                 lambda version=version: (
@@ -207,7 +221,7 @@ def test_a_full_disk_stops_following_and_nothing_else(tmp_path: Path) -> None:
             control = eu.child("control")
             _fill(filler)
             publish(us, write_gguf(tmp_path / "b.gguf", "b"), "b:f32@1")
-            until = time.monotonic() + 8
+            until = time.monotonic() + rounds(4, 8)
             while time.monotonic() < until:
                 _fill(filler)  # what others give up is taken as well
                 time.sleep(0.02)
