@@ -30,8 +30,9 @@ class _Inode:
         now = bytes(self.current)
         if now == self.durable:
             return [now]
-        half = len(now) // 2
-        return [self.durable, now, bytes(len(now)), now[:half] + bytes(len(now) - half)]
+        kept = len(self.durable) if now.startswith(self.durable) else 0  # what was only added to stays
+        half = max(kept, len(now) // 2)
+        return [self.durable, now, now[:kept] + bytes(len(now) - kept), now[:half] + bytes(len(now) - half)]
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound, VerificationFailed
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.hashing import hash_file
-from aibrother_node.store.incoming import Cut, Request, Staged, build, read_at, write_manifests
+from aibrother_node.store.incoming import UPLOAD_PREFIX, Cut, Request, Staged, build, read_at, write_manifests
 from aibrother_node.store.index import Index, IndexReader, ManifestRow
 from aibrother_node.store.leases import LONGEST, Leases
 
@@ -241,10 +241,16 @@ class BlobStore(BlobReader):
         self._disk.remove_tree(staged.folder)
         return Stored(request.digest, request.size, request.manifest, request.pieces, was_there)
 
-    def verify_staged(self, staged: Staged, request: Request) -> Request:
+    def verify_staged(
+        self, staged: Staged, request: Request, progress: Callable[[int], None] | None = None
+    ) -> Request:
         """Hash staged content and compare it with its request. Any thread may: the index isn't touched.
 
         The manifest is made again on the way, so it is right whatever an interruption left of it.
+
+        Args:
+            staged, request: as for `take_in`.
+            progress: called with the bytes read since its last call; what it raises ends the hashing.
 
         Returns:
             The request, with the digest of the manifest that now stands beside the data or in the store.
@@ -256,7 +262,7 @@ class BlobStore(BlobReader):
             fd = file.fileno()
             size = os.fstat(fd).st_size
             cut = Cut.of(fd, size, pieces=request.pieces is not None)
-            hashes = hash_file(fd, size, cut.lengths, also=cut.also)
+            hashes = hash_file(fd, size, cut.lengths, also=cut.also, progress=progress)
             os.fsync(fd)  # its writer says so too, but invariant 1 is ours to keep
         if (hashes.whole, size) != (request.digest, request.size):
             raise VerificationFailed(
@@ -283,6 +289,8 @@ class BlobStore(BlobReader):
             if staged is None:
                 continue
             with staged:
+                if folder.name.startswith(UPLOAD_PREFIX) and not staged.request_path.exists():
+                    continue  # more of it may come: `Uploads` knows when not
                 try:
                     request = staged.request()
                     if request is not None and staged.data.exists():

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
+UPLOAD_PREFIX: Final = "upload-"
+"""How the folders of uploads in progress begin (uploads.py): those are debris only once nothing comes any more."""
 _REQUEST_CEILING: Final = 16 << 10
 
 
@@ -227,10 +229,10 @@ def stage(
             _check_unchanged(fd, before, source)
             if rename:
                 _check_lease(fd, source)
-                _announce(staged, disk, request)
+                announce(staged, disk, request)
                 disk.rename(source, staged.data)  # after the request: a crash in between loses neither name
             else:
-                _announce(staged, disk, request)
+                announce(staged, disk, request)
         except BaseException:
             if not (rename and staged.data.exists()):
                 disk.remove_tree(staged.folder)
@@ -354,7 +356,8 @@ def build(hashes: Hashes, size: int, chunker: str, lengths: Sequence[int]) -> ch
     return chunks.ChunkManifest(hashes.whole, size, chunker, tuple(lengths), hashes.sha256, hashes.xxh3)
 
 
-def _announce(staged: Staged, disk: Disk, request: Request) -> None:
+def announce(staged: Staged, disk: Disk, request: Request) -> None:
+    """Write the request, durably: from now on the folder is complete."""
     disk.write_file(staged.request_path, request.encode(), aside=staged.folder / "request.new")
     disk.sync_folder(staged.folder.parent)
 
