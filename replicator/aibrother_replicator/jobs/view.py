@@ -1,0 +1,135 @@
+"""The jobs as people see them: those that haven't ended as they are now, the others as they are written down."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from aibrother_node.errors import NotFound, Temporary
+from aibrother_replicator.jobs.document import document
+from aibrother_replicator.jobs.model import State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable, Mapping
+
+    from aibrother_replicator.jobs.book import Book
+    from aibrother_replicator.jobs.slot import Slot
+    from aibrother_replicator.jobs.thread import BookThread
+
+MAX_WATCHERS: Final = 64
+"""Watchers of all jobs together."""
+
+
+class JobsView:
+    """Looks at all jobs, and changes none.
+
+    Args:
+        book: where they are written down.
+        slots: those that haven't ended, by id; the runner's own.
+        closing: is set when the node ends.
+    """
+
+    def __init__(self, book: BookThread, slots: Mapping[str, Slot], closing: asyncio.Event) -> None:
+        self._book = book
+        self._slots = slots
+        self._closing = closing
+        self._watchers = 0
+
+    async def get(self, job: str) -> dict[str, Any]:
+        """One job.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+        if job in self._slots:
+            return self.document(self._slots[job])
+        return await self.read(job)
+
+    async def list(
+        self, *, before: str | None = None, state: State | None = None, kind: str | None = None, most: int = 100
+    ) -> list[dict[str, Any]]:
+        """Jobs, newest first.
+
+        Args:
+            before: those of which the id is less.
+            state, kind: those alone.
+            most: how many at most.
+        """
+        found = {
+            job: self.document(slot)
+            for job, slot in self._slots.items()
+            if (before is None or job < before)
+            and (state is None or slot.live.job.state is state)
+            and (kind is None or slot.live.job.kind == kind)
+        }
+        if state is None or state.ended:
+            for ended in await self._book.run(
+                lambda book: [
+                    document(job, book.failures(job))
+                    for job in book.ended(before=before, state=state, kind=kind, most=most)
+                ]
+            ):
+                if ended["id"] not in self._slots:  # else its end is not shown yet, or it was taken up again meanwhile
+                    found[ended["id"]] = ended
+        return [found[job] for job in sorted(found, reverse=True)[:most]]
+
+    async def watch(self, job: str) -> AsyncIterator[dict[str, Any]]:
+        """A job as it is now, then whenever it has changed, last as it has ended.
+
+        Whoever is slow misses what was in between, never the last. It ends without that when the node ends.
+
+        Raises:
+            NotFound: there is no such job.
+            Temporary: too many watch.
+        """
+        slot = self._slots.get(job)
+        if slot is None:
+            yield await self.read(job)
+            return
+        if self._watchers >= MAX_WATCHERS:
+            raise Temporary(f"{MAX_WATCHERS} watch already", retry_after=10)
+        self._watchers += 1
+        try:
+            seen = -1
+            while not (self._closing.is_set() and slot.final is None):
+                await slot.beyond(seen)
+                seen = slot.version
+                if slot.final is not None:
+                    yield slot.final
+                    return
+                yield self.document(slot)
+        finally:
+            self._watchers -= 1
+
+    def tally(self, kinds: Iterable[str]) -> dict[tuple[str, str], int]:
+        """How many jobs that haven't ended there are: by kind and state, with zeros for these kinds."""
+        states = [state.value for state in State if not state.ended]
+        found = dict.fromkeys(((kind, state) for kind in kinds for state in states), 0)
+        for slot in self._slots.values():
+            key = (slot.live.job.kind, slot.live.job.state.value)
+            found[key] = found.get(key, 0) + 1
+        return found
+
+    def document(self, slot: Slot) -> dict[str, Any]:
+        """One job that hasn't ended, or has just now."""
+        if slot.final is not None:
+            return slot.final
+        live = slot.live
+        rate, eta = live.speed(asyncio.get_running_loop().time())
+        return document(live.as_told(), live.errors(), rate=rate, eta=eta, trouble=live.trouble)
+
+    async def read(self, job: str) -> dict[str, Any]:
+        """One job as it is written down.
+
+        Raises:
+            NotFound: there is none of this id.
+        """
+
+        def read(book: Book) -> dict[str, Any] | None:
+            found = book.get(job)
+            return None if found is None else document(found, book.failures(found))
+
+        found = await self._book.run(read)
+        if found is None:
+            raise NotFound(f"there is no job {job}")
+        return found
