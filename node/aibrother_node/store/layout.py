@@ -83,6 +83,18 @@ class Layout:
         return self.run / "generation"
 
     @property
+    def drained(self) -> Path:
+        return self.root / "drained"
+
+    @property
+    def drain_flag(self) -> Path:
+        return self.run / "draining"
+
+    @property
+    def metrics(self) -> Path:
+        return self.run / "metrics"
+
+    @property
     def fleet_view(self) -> Path:
         return self.run / "fleet.sqlite3"
 

@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Final, assert_never
 
 from aibrother_node.errors import Gone, NodeError, NotFound
+from aibrother_node.store.draining import DrainFlag
 from aibrother_node.store.generation import Generation
 from aibrother_node.web.accept import prefers_json
 from aibrother_node.web.answer import (
@@ -55,8 +56,11 @@ if TYPE_CHECKING:
     from aibrother_node.web.public.catalog_files import Part
     from aibrother_node.web.public.request import Request
     from aibrother_node.web.public.sender import Sends
+    from aibrother_node.web.targets import Target
 
 _LOG: Final = logging.getLogger(__name__)
+_WHILE_DRAINED: Final = (HealthTarget, ReadyTarget, MirrorsTarget, MetalinkTarget, ServerTarget)
+"""What a drained node answers as ever: how it is, and where else to go."""
 
 
 @dataclass(slots=True)
@@ -105,6 +109,7 @@ class PublicPlane:
     sight: FleetSight = field(init=False)
 
     _mirrors: Mirrors = field(init=False)
+    _drained: DrainFlag = field(init=False)
     _generation: Generation = field(init=False)
     _seen: bytes = field(init=False)
 
@@ -112,6 +117,7 @@ class PublicPlane:
         self.catalog = CatalogFiles(self.reader.layout)
         self.sight = FleetSight(self.reader.layout, self.catalog, self.settings.mirrors, self.clock)
         self._mirrors = Mirrors(self.reader, self.catalog, self.sight)
+        self._drained = DrainFlag(self.reader.layout)
         self._generation = Generation(self.reader.layout.generation)
         self._seen = self._generation.now()
 
@@ -139,6 +145,8 @@ class PublicPlane:
                 return self._outgoing(request, self._other_method(request))
             target = parse_target(request.target)
             self._forget_what_changed()
+            if self._drained.is_up() and not isinstance(target, _WHILE_DRAINED):
+                return self._later(request, self._elsewhere(request, target))
             match target:
                 case BlobTarget():
                     entry = None if self._mirrors.may_send_on(request) else self.cache.get(target.digest)
@@ -313,15 +321,23 @@ class PublicPlane:
         location = await self._sent_on(request, part.digest, target.filename, entry)
         return self._from_blob(request, part.representation, entry, links) if location is None else location
 
+    async def _elsewhere(self, request: Request, target: Target) -> Outgoing:
+        return self._outgoing(request, await self._mirrors.instead(request, target))
+
+    @property
+    def _is_no_mirror(self) -> bool:
+        """Whether clients are to go elsewhere."""
+        return self.settings.draining or self._drained.is_up()
+
     async def _listing(self, request: Request, target: MirrorsTarget) -> Outgoing:
-        mirrors = await self._mirrors.listing(request, target.digest, draining=self.settings.draining)
+        mirrors = await self._mirrors.listing(request, target.digest, draining=self._is_no_mirror)
         body = {"mirrors": [mirror.to_json() for mirror in mirrors]}
         return self._outgoing(request, _json_answer(200, body, request.method))
 
     async def _metalink(self, request: Request, target: MetalinkTarget) -> Outgoing:
         settings = self.settings
         made = await self._mirrors.metalink(
-            request, target.file, max_manifest=settings.max_manifest, draining=settings.draining
+            request, target.file, max_manifest=settings.max_manifest, draining=self._is_no_mirror
         )
         return self._from_memory(request, *made)
 
@@ -385,7 +401,8 @@ class PublicPlane:
         )
 
     async def _ready(self, request: Request) -> Outgoing:
-        checks = [Check("draining", not self.settings.draining, "about to end" if self.settings.draining else "")]
+        why = "about to end" if self.settings.draining else "drained" if self._drained.is_up() else ""
+        checks = [Check("draining", not why, why)]
         checks += [await check() for check in self.checks]
         ready, body = readiness(checks)
         result = _json_answer(200 if ready else 503, body, request.method)

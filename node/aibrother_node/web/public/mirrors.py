@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import quote
 
 from aibrother_node.content.chunks import FIXED_1
-from aibrother_node.errors import Gone, NotFound
+from aibrother_node.errors import Gone, NotFound, Temporary
 from aibrother_node.fleet.nearest import Mirror, is_strictly_nearer, nearest
 from aibrother_node.web.answer import Answer, Representation, entity_tag
 from aibrother_node.web.disposition import clean_filename
@@ -25,8 +25,11 @@ if TYPE_CHECKING:
     from aibrother_node.web.public.catalog_files import CatalogFiles
     from aibrother_node.web.public.fleet_sight import Holders
     from aibrother_node.web.public.request import Request
+    from aibrother_node.web.targets import Target
 
 MAX_LINKS: Final = 5
+DRAINED_RETRY: Final = 30.0
+"""Seconds after which to ask a drained node again: who drained it knows how long that lasts, and hasn't said."""
 
 
 class Mirrors:
@@ -96,8 +99,34 @@ class Mirrors:
 
     async def anywhere(self, request: Request, digest: Digest, filename: str | None) -> str | None:
         """Where to send a client of a blob that is not here; None where it is to be told so."""
+        if self._sight.settings.on_miss != "redirect":
+            return None
+        return await self._any(request, digest, filename)
+
+    async def instead(self, request: Request, target: Target) -> Answer:
+        """Send a client of a drained node to any mirror, where it may be sent on at all and one is known.
+
+        Raises:
+            Temporary: it is to come back, or to look elsewhere itself.
+            Gone: it was withdrawn.
+            NotFound: no such name.
+        """
+        settings = self._sight.settings
+        if settings.on_miss == "redirect" or settings.redirect == "nearest":
+            location = None
+            if isinstance(target, BlobTarget):
+                await asyncio.to_thread(self._refuse_withdrawn, target.digest)
+                location = await self._any(request, target.digest, target.filename)
+            elif isinstance(target, PartTarget):
+                part = await asyncio.to_thread(self._catalog.part, target)
+                location = await self._any(request, part.digest, target.filename)
+            if location is not None:
+                return redirection(location)
+        raise Temporary("this node is taken out of service for a while", retry_after=DRAINED_RETRY)
+
+    async def _any(self, request: Request, digest: Digest, filename: str | None) -> str | None:
         sight = self._sight
-        if sight.settings.on_miss != "redirect" or not sight.has_peers or not _can_be_sent(request):
+        if not sight.has_peers or not _can_be_sent(request):
             return None
         best = _best(await sight.client(request), await sight.holders(digest))
         return None if best is None else self._location(best, digest, filename)
