@@ -61,7 +61,7 @@ def test_metrics_of_a_running_node(make_node: Callable[..., Node], contents: dic
     _, content_type, text = ask(control_url(node), headers={"Accept": "application/openmetrics-text"})
     assert content_type == "application/openmetrics-text; version=1.0.0; charset=utf-8"
     assert text.endswith(b"# EOF\n")
-    for path in ("/", "/v1/status", "/admin/v1/catalog"):
+    for path in ("/", "/v1/status", "/admin"):
         status, content_type, body = ask(control_url(node), path)
         assert (status, content_type, json.loads(body)["status"]) == (404, "application/problem+json", 404)
     assert node.get("/metrics").status == 404, "not for the public"

@@ -1,4 +1,4 @@
-"""Backups of what can't be fetched again: keys, configuration, trust, the signed catalog, pins. Never blobs.
+"""Backups of what can't be fetched again: keys, configuration, trust, the signed catalog, pins, tokens. Never blobs.
 
 A backup is a tar file (POSIX.1-2001) that its owner alone can read: it holds private keys. The catalog's timestamp goes
 in first, so that whatever it leads to is in the backup too, even of a node that signs meanwhile.
@@ -21,10 +21,21 @@ if TYPE_CHECKING:
     from aibrother_node.store.layout import Layout
 
 FIRST: Final = ("catalog/metadata/timestamp.json",)
-WHAT: Final = ("node.key", "node.toml", "keys", "trust", "catalog/metadata", "catalog/targets", "pins", "VERSION")
+WHAT: Final = (
+    "node.key",
+    "node.toml",
+    "keys",
+    "trust",
+    "catalog/metadata",
+    "catalog/targets",
+    "pins",
+    "tokens",
+    "VERSION",
+)
 """Files and folders below the data directory."""
 
-_FOLDERS: Final = frozenset({"keys", "trust", "catalog", "pins"})
+_FOLDERS: Final = frozenset({"keys", "trust", "catalog", "pins", "tokens"})
+_PRIVATE: Final = frozenset({"keys", "tokens"})
 _FILES: Final = frozenset({"node.key", "node.toml", "VERSION"})
 _MAX_FILES: Final = 1_000_000
 _MAX_BYTES: Final = 4 << 30
@@ -86,7 +97,7 @@ def restore(layout: Layout, source: Path, disk: Disk) -> int:
         for folder in reversed(path.relative_to(layout.root).parents):
             below = layout.root / folder
             if not below.is_dir():
-                disk.make_folder(below, 0o700 if folder.name == "keys" else 0o755)
+                disk.make_folder(below, 0o700 if folder.name in _PRIVATE else 0o755)
             folders.add(below)
         disk.unlink(path)
         with disk.create(path, mode & 0o777) as file:

@@ -27,9 +27,10 @@ _FOLDERS: Final = (
     "pins",
     "quarantine",
     "run",
+    "tokens",
     "trust",
 )
-_PRIVATE: Final = frozenset({"incoming", "run", "quarantine"})
+_PRIVATE: Final = frozenset({"incoming", "run", "quarantine", "tokens"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +84,10 @@ class Layout:
         return self.run / "generation"
 
     @property
+    def withheld(self) -> Path:
+        return self.run / "withheld"
+
+    @property
     def drained(self) -> Path:
         return self.root / "drained"
 
@@ -103,6 +108,10 @@ class Layout:
         return self.run / "fleet.generation"
 
     @property
+    def tokens(self) -> Path:
+        return self.root / "tokens"
+
+    @property
     def index(self) -> Path:
         return self.root / "index.sqlite3"
 
@@ -121,6 +130,10 @@ class Layout:
     def blob(self, digest: Digest) -> Path:
         """The path of a whole blob."""
         return self.blobs / digest.hex
+
+    def fill(self, digest: Digest) -> Path:
+        """The folder of a blob of which only some chunks are here."""
+        return self.fills / digest.hex
 
     def pin(self, digest: Digest) -> Path:
         """The path of a blob's pin."""

@@ -11,14 +11,14 @@ import json
 import re
 from base64 import b64encode
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from aibrother_node.web.conditional import HeaderGetter, Verdict, evaluate, if_range_holds
 from aibrother_node.web.disposition import content_disposition
 from aibrother_node.web.ranges import MAX_RANGES, Slice, content_range, parse_range, select, unsatisfied_range
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from aibrother_node.content.digest import Digest
 
@@ -226,13 +226,15 @@ def problem(
     headers: Sequence[Header] = (),
     method: str,
     cache_control: str = "no-store",
+    members: Mapping[str, Any] | None = None,
 ) -> Answer:
     """An error with a problem document as its body (RFC 9457), by default never cached.
 
-    The detail is cut to 500 characters, with control characters replaced by spaces.
+    The detail is cut to 500 characters, with control characters replaced by spaces. `members` are further ones of the
+    document, with JSON values.
     """
     shown = _CONTROLS.sub(" ", detail[:MAX_DETAIL]).strip()
-    document: dict[str, str | int] = {"type": "about:blank", "title": title, "status": status}
+    document: dict[str, Any] = {**(members or {}), "type": "about:blank", "title": title, "status": status}
     if shown:
         document["detail"] = shown
     body = json.dumps(document).encode("ascii")

@@ -105,7 +105,7 @@ def _pin(config: NodeConfig, digest: str, reason: str) -> None:
     change(
         config,
         lambda store: store.pin(Digest.parse(digest), reason),
-        lambda node: node.ask("PUT", f"/pins/{digest}", {"reason": reason}),
+        lambda node: node.ask("PUT", f"/admin/v1/pins/{digest}", {"reason": reason}),
     )
 
 

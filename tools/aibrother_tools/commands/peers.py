@@ -20,7 +20,7 @@ def peers(app: App, as_json: bool) -> None:
 
     layout = Layout(app.load().config.node.data)
     layout.check_version()
-    report: dict[str, Any] = LocalNode(layout).ask("GET", "/peers", timeout=10.0)
+    report: dict[str, Any] = LocalNode(layout).ask("GET", "/admin/v1/peers", timeout=10.0)
     if as_json:
         print_json(report)
         return

@@ -22,7 +22,7 @@ def pin(app: App, digest: str, reason: str, as_json: bool) -> None:
     change(
         app.load().config,
         lambda store: store.pin(Digest.parse(digest), reason),
-        lambda node: node.ask("PUT", f"/pins/{digest}", {"reason": reason}),
+        lambda node: node.ask("PUT", f"/admin/v1/pins/{digest}", {"reason": reason}),
     )
     if as_json:
         print_json({"digest": digest, "pinned": True})

@@ -23,7 +23,7 @@ def status(app: App, as_json: bool) -> None:
     Layout(config.node.data).check_version()
     report: dict[str, Any]
     try:
-        report = LocalNode(Layout(config.node.data)).ask("GET", "/status", timeout=5.0)
+        report = LocalNode(Layout(config.node.data)).ask("GET", "/admin/v1/status", timeout=5.0)
     except Unreachable:
         report = status_report(config, running=False)
     if as_json:

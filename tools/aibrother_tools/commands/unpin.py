@@ -21,7 +21,7 @@ def unpin(app: App, digest: str, as_json: bool) -> None:
     change(
         app.load().config,
         lambda store: store.unpin(Digest.parse(digest)),
-        lambda node: node.ask("DELETE", f"/pins/{digest}"),
+        lambda node: node.ask("DELETE", f"/admin/v1/pins/{digest}"),
     )
     if as_json:
         print_json({"digest": digest, "pinned": False})

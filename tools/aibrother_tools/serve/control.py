@@ -14,6 +14,7 @@ from aiohttp import web
 
 from aibrother_node.catalog.desk import Desk, utc_now
 from aibrother_node.catalog.indexing import follow
+from aibrother_node.config.masking import masked
 from aibrother_node.errors import NodeError, NotFound
 from aibrother_node.metrics import FleetMetrics
 from aibrother_node.store.blobs import BlobStore
@@ -21,11 +22,13 @@ from aibrother_node.store.disk import Disk
 from aibrother_node.store.index import IndexReader
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_node.web.bounded import BoundedServer
+from aibrother_node.web.control.admin.node_routes import NodeRoutes
 from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
 from aibrother_node.web.control.local_socket import NAME, LocalSocket
 from aibrother_node.web.control.plane import ControlPlane
 from aibrother_tools.catalog_client import signing
 from aibrother_tools.reports import status_report
+from aibrother_tools.serve.admin_service import AdminService
 from aibrother_tools.serve.child import every, run_child
 from aibrother_tools.serve.fleet_service import FleetService
 from aibrother_tools.serve.sockets import BACKLOG
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from aibrother_node.config import NodeConfig
+    from aibrother_node.web.control.admin.operation import Operation
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
 _KEEPALIVE: Final = (
@@ -70,6 +74,7 @@ class Control:
         self._planes: list[BoundedServer] = []
         self._config: NodeConfig
         self._thread: StoreThread
+        self._admin: AdminService
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
         self._fleet: FleetService | None = None
@@ -85,10 +90,10 @@ class Control:
             await self._thread.change(lambda store: follow(store, Disk()))
         except NodeError as error:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
-        self._runner = web.AppRunner(
-            LocalPlane(self._thread, self._status, self._edit, self._peers, self._clock_skew).application(),
-            access_log=None,
-        )
+        self._admin = AdminService(layout)
+        await self._admin.start(self._operations())
+        local = LocalPlane(self._thread, self._edit, self._admin, self._admin.audit, self._clock_skew)
+        self._runner = web.AppRunner(local.application(self._admin.local), access_log=None)
         await self._runner.setup()
         (layout.run / NAME).unlink(missing_ok=True)  # the lock is ours, so whoever left it is gone
         with LocalSocket(layout.run) as address:
@@ -103,7 +108,7 @@ class Control:
             await fleet.start(self._fleet_sockets, self._fleet_context)
             self._fleet = fleet
         plane = ControlPlane(self._metrics.registry, self._measure)
-        await self._serve(plane.application(), self._control_sockets)
+        await self._serve(plane.application(self._admin.guarded), self._control_sockets)
         await self._serve(plane.metrics_alone(), self._metrics_sockets)
         self._tasks = [
             asyncio.create_task(self._tidy_up(), name="tidy up"),
@@ -133,8 +138,20 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._admin.close()
         (Layout(self._config.node.data).run / NAME).unlink(missing_ok=True)
         await self._thread.close()
+
+    def _operations(self) -> list[Operation]:
+        """The routes of the admin API, of all parts."""
+        node = NodeRoutes(
+            status=self._status,
+            peers=self._peers,
+            config=lambda: {**masked(self._config), "sources": {}},
+            audit=self._admin.audit,
+            store=self._thread,
+        )
+        return [*node.operations()]
 
     async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
         if not sockets:

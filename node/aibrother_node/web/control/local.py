@@ -11,22 +11,26 @@ import logging
 import re
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aiohttp import web
 
-from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NodeError, NotFound, Temporary, VerificationFailed
 from aibrother_node.store.incoming import Staged
+from aibrother_node.web.control.admin.api import BASE
+from aibrother_node.web.control.admin.audit import LOCAL
 from aibrother_node.web.errors import answer_error
+from aibrother_node.web.responses import response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from aibrother_node.store.blobs import BlobStore, Stored
+    from aibrother_node.web.control.admin.audit import AuditLog
 
 _LOG: Final = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+_TOLD_ENTRIES: Final = 20  # of an edit, in the audit log
 _BODY_CEILING: Final = 64 << 20  # a batch of thousands of entries; only the node's own user gets here
 _Result = TypeVar("_Result")
 
@@ -122,44 +126,56 @@ async def tidy_up(thread: StoreThread) -> None:
         stop.set()
 
 
+class KeepsTokens(Protocol):
+    """Who keeps the admin API's tokens."""
+
+    async def keep_token(self, document: Any) -> dict[str, Any]:
+        """Take in a token that a command has made."""
+
+    async def revoke_token(self, token_id: str) -> dict[str, Any]:
+        """Forget a token; `NotFound` for one that isn't there."""
+
+
 class LocalPlane:
-    """The routes of `run/control.sock`.
+    """The routes of `run/control.sock` that the admin API doesn't have; it is served there too, without tokens.
 
     Args:
         thread: the store.
-        status: what `GET /status` answers.
         edit: carries out an edit of the catalog; what it returns is answered.
-        peers: what `GET /peers` answers.
+        tokens: who keeps tokens.
+        audit: where each change is entered.
         clock_skew: how far this clock is off the fleet's, in seconds, where that is too far; for workers.
     """
 
     def __init__(
         self,
         thread: StoreThread,
-        status: Callable[[], Awaitable[dict[str, Any]]],
         edit: Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]],
-        peers: Callable[[], Awaitable[dict[str, Any]]],
+        tokens: KeepsTokens,
+        audit: AuditLog,
         clock_skew: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._thread = thread
-        self._status = status
         self._edit = edit
-        self._peers = peers
+        self._tokens = tokens
+        self._audit = audit
         self._clock_skew = clock_skew
 
-    def application(self) -> web.Application:
-        """The aiohttp application to serve."""
+    def application(self, admin: web.Application) -> web.Application:
+        """The aiohttp application to serve.
+
+        Args:
+            admin: the admin API without tokens, which goes below `/admin/v1`.
+        """
         app = web.Application(client_max_size=_BODY_CEILING, middlewares=[_errors])
+        app.add_subapp(BASE, admin)
         app.add_routes(
             [
                 web.get("/alive", self._alive),
-                web.get("/status", self._get_status),
-                web.get("/peers", self._get_peers),
                 web.post("/incoming/{id}", self._take_in),
                 web.post("/catalog", self._edit_catalog),
-                web.put("/pins/{digest}", self._pin),
-                web.delete("/pins/{digest}", self._unpin),
-                web.put("/leases/{digest}", self._lease),
+                web.put("/tokens", self._keep_token),
+                web.delete("/tokens/{id}", self._revoke_token),
             ]
         )
         return app
@@ -168,11 +184,18 @@ class LocalPlane:
         """Workers ask: that there is an answer is most of the answer."""
         return web.json_response({"clock_skew": self._clock_skew()})
 
-    async def _get_status(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._status())
+    async def _keep_token(self, request: web.Request) -> web.Response:
+        document = await request.json()
+        if not isinstance(document, dict):
+            raise InvalidInput("a token is an object")
+        told = {name: document.get(name) for name in ("name", "scopes", "expires")}
+        async with self._audit.action(LOCAL, "create_token", {"id": document.get("id")}, told):
+            return web.json_response(await self._tokens.keep_token(document))
 
-    async def _get_peers(self, _: web.Request) -> web.Response:
-        return web.json_response(await self._peers())
+    async def _revoke_token(self, request: web.Request) -> web.Response:
+        token_id = request.match_info["id"]
+        async with self._audit.action(LOCAL, "revoke_token", {"id": token_id}):
+            return web.json_response(await self._tokens.revoke_token(token_id))
 
     async def _take_in(self, request: web.Request) -> web.Response:
         """Take in what a command has staged; it holds the folder, which is how we know that it is the one that asks."""
@@ -182,7 +205,9 @@ class LocalPlane:
         folder = self._thread.store.layout.incoming / name
         if not folder.is_dir():
             raise NotFound(f"nothing is staged as {name}")
-        stored = await take_in(self._thread, Staged(folder, -1))
+        async with self._audit.action(LOCAL, "take_in", {"id": name}) as entry:
+            stored = await take_in(self._thread, Staged(folder, -1))
+            entry.notes |= {"digest": str(stored.digest), "size": stored.size}
         return web.json_response(
             {
                 "digest": str(stored.digest),
@@ -197,30 +222,21 @@ class LocalPlane:
         action = await request.json()
         if not isinstance(action, dict):
             raise InvalidInput("an edit of the catalog is an object")
-        return web.json_response(await self._edit(action))
+        async with self._audit.action(LOCAL, "edit_catalog", *_told(action)) as entry:
+            done = await self._edit(action)
+            entry.notes["versions"] = done.get("versions")
+        return web.json_response(done)
 
-    async def _pin(self, request: web.Request) -> web.Response:
-        digest = Digest.parse(request.match_info["digest"])
-        body = await request.json()
-        reason = body.get("reason") if isinstance(body, dict) else None
-        if not isinstance(reason, str):
-            raise InvalidInput("a pin has a reason")
-        await self._thread.change(lambda store: store.pin(digest, reason))
-        return web.json_response({"digest": str(digest)})
 
-    async def _lease(self, request: web.Request) -> web.Response:
-        digest = Digest.parse(request.match_info["digest"])
-        body = await request.json()
-        holder = body.get("holder") if isinstance(body, dict) else None
-        if not isinstance(holder, str):
-            raise InvalidInput("a lease has a holder")
-        await self._thread.change(lambda store: store.lease([digest], holder))
-        return web.json_response({"digest": str(digest)})
-
-    async def _unpin(self, request: web.Request) -> web.Response:
-        digest = Digest.parse(request.match_info["digest"])
-        await self._thread.change(lambda store: store.unpin(digest))
-        return web.json_response({"digest": str(digest)})
+def _told(action: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What the audit log says of an edit: what it does, and to what; of entries only their names."""
+    entries = action.get("entries")
+    listed = entries if isinstance(entries, list) else []
+    names = [f"{one.get('name')}:{one.get('variant')}@{one.get('version')}" for one in listed if isinstance(one, dict)]
+    target = {"releases": names[:_TOLD_ENTRIES], "entries": len(names)} if names else {}
+    target |= {name: action[name] for name in ("references", "id", "role") if name in action}
+    how = ("do", "channel", "reason", "keep", "changes", "lost", "threshold")
+    return target, {name: action[name] for name in how if name in action}
 
 
 @web.middleware
@@ -236,6 +252,4 @@ async def _errors(
             _LOG.exception("%s %s failed", request.method, request.path)
         if isinstance(error, ValueError) and not isinstance(error, NodeError):
             error = InvalidInput(f"not JSON: {error}")
-        result = answer_error(error, request.method, writing=True)
-        body = b"".join(part for part in result.parts if isinstance(part, bytes))
-        return web.Response(status=result.status, headers=dict(result.headers), body=body)
+        return response(answer_error(error, request.method, writing=True))

@@ -12,17 +12,16 @@ from prometheus_client.openmetrics import exposition as openmetrics
 
 from aibrother_node.web.accept import prefers_openmetrics
 from aibrother_node.web.answer import problem
+from aibrother_node.web.control.admin.api import BASE
 from aibrother_node.web.errors import answer_error
+from aibrother_node.web.responses import response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from prometheus_client import CollectorRegistry
-
-    from aibrother_node.web.answer import Answer
-
 _LOG: Final = logging.getLogger(__name__)
-_BODY_CEILING: Final = 1 << 16  # nothing here takes a body
+_BODY_CEILING: Final = 1 << 16  # nothing here takes a body; the admin API has ceilings of its own
 
 
 class ControlPlane:
@@ -37,9 +36,15 @@ class ControlPlane:
         self._registry = registry
         self._refresh = refresh
 
-    def application(self) -> web.Application:
-        """The aiohttp application of the control listener."""
-        return self.metrics_alone()
+    def application(self, admin: web.Application) -> web.Application:
+        """The aiohttp application of the control listener.
+
+        Args:
+            admin: the admin API, which goes below `/admin/v1`.
+        """
+        app = self.metrics_alone()
+        app.add_subapp(BASE, admin)
+        return app
 
     def metrics_alone(self) -> web.Application:
         """The aiohttp application for an address at which there are only metrics."""
@@ -71,12 +76,7 @@ async def _problems(
     except web.HTTPException as error:
         allow = error.headers.get("Allow")
         headers = () if allow is None else (("Allow", allow),)
-        return _response(problem(error.status, error.reason, "", headers=headers, method=request.method))
+        return response(problem(error.status, error.reason, "", headers=headers, method=request.method))
     except Exception as error:
         _LOG.exception("%s %s failed", request.method, request.path[:100])
-        return _response(answer_error(error, request.method))
-
-
-def _response(answer: Answer) -> web.Response:
-    body = b"".join(part for part in answer.parts if isinstance(part, bytes))
-    return web.Response(status=answer.status, headers=dict(answer.headers), body=body)
+        return response(answer_error(error, request.method))

@@ -16,6 +16,7 @@ from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NodeError, Refused
 from aibrother_node.fleet.messages import MAX_FRAME
 from aibrother_node.web.errors import answer_error
+from aibrother_node.web.responses import response
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -122,5 +123,4 @@ async def _errors(
         )
     else:
         result = answer_error(found, request.method)
-    body = b"".join(part for part in result.parts if isinstance(part, bytes))
-    return web.Response(status=result.status, headers=dict(result.headers), body=body)
+    return response(result)

@@ -1,0 +1,187 @@
+"""Checks of what a request brings: the path's parameters, the query, the JSON body; each fault names its field.
+
+All are strict: what isn't declared is refused (a misspelt option would otherwise do nothing, silently), a number in
+quotes is no number. Bodies are bounded before they are parsed, and pydantic's JSON parser bounds depth and numbers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from aiohttp import web
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from aibrother_node.web.control.admin.problems import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from multidict import MultiMapping
+
+    from aibrother_node.web.control.admin.operation import Operation
+
+JSON_TYPE: Final = "application/json"
+PATIENCE: Final = 30.0
+"""Seconds within which a JSON body has to have come."""
+DIGEST: Final[Mapping[str, Any]] = {
+    "type": "string",
+    "pattern": "^sha256:[0-9a-f]{64}$",
+    "description": "the digest of a blob",
+}
+"""The path's parameter `digest`."""
+
+_MAX_FAULTS: Final = 5  # shown
+_SCHEMA_WORDS: Final = frozenset({"type", "pattern", "maxLength", "minLength", "enum"})
+_ANNOTATIONS: Final = frozenset({"description", "examples", "example", "title", "format"})
+_INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
+
+
+class Input(BaseModel):
+    """Base of the models of queries and bodies."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+def check_declaration(operation: Operation) -> None:
+    """Make sure that what an operation declares of its input is what these checks hold.
+
+    Raises:
+        ValueError: they wouldn't.
+    """
+    names = set(re.findall(r"{(\w+)}", operation.path))
+    if names != set(operation.parameters):
+        raise ValueError(f"{operation.name}: the path's parameters are {names}")
+    for name, schema in operation.parameters.items():
+        unknown = set(schema) - _SCHEMA_WORDS - _ANNOTATIONS
+        if unknown or schema.get("type") != "string":
+            raise ValueError(f"{operation.name}: {name}: nobody would check {unknown or 'its type'}")
+        pattern = str(schema.get("pattern", "^$"))
+        if not (pattern.startswith("^") and pattern.endswith("$")):
+            raise ValueError(f"{operation.name}: {name}: a pattern covers the whole value")
+    for model in (operation.query, operation.body):
+        if model is not None and model.model_config.get("extra") != "forbid":
+            raise ValueError(f"{operation.name}: {model.__name__} takes what it doesn't know")
+    if operation.body is not None and operation.raw_body is not None:
+        raise ValueError(f"{operation.name}: a body is read by one of two")
+
+
+def path_values(operation: Operation, values: Mapping[str, str]) -> dict[str, str]:
+    """The path's parameters, checked.
+
+    Raises:
+        Problem: 400.
+    """
+    for name, schema in operation.parameters.items():
+        reason = _text_fault(values[name], schema)
+        if reason is not None:
+            raise _faulty("path", [(name, reason)])
+    return dict(values)
+
+
+def query_values(model: type[BaseModel] | None, query: MultiMapping[str]) -> BaseModel | None:
+    """The query's parameters as an instance of the operation's model; None where it has none.
+
+    Raises:
+        Problem: 400.
+    """
+    faults = [(name, "is given more than once") for name in dict.fromkeys(query) if len(query.getall(name)) > 1]
+    if model is None:
+        faults = [(name, "there is no such parameter") for name in dict.fromkeys(query)]
+    if faults:
+        raise _faulty("query", faults)
+    if model is None:
+        return None
+    integers = {name for name, one in model.model_json_schema().get("properties", {}).items() if _takes_integer(one)}
+    for name in integers & set(query):
+        if not _INTEGER.fullmatch(query[name]):
+            raise _faulty("query", [(name, "is not an integer")])
+    try:
+        return model.model_validate_strings(dict(query.items()))
+    except ValidationError as error:
+        raise _faulty("query", _faults(error)) from None
+
+
+def needs_body(model: type[BaseModel]) -> bool:
+    """Whether a body can't be left out, as one could where each of its members has a default."""
+    return any(field.is_required() for field in model.model_fields.values())
+
+
+async def body_value(operation: Operation, request: web.Request) -> BaseModel | None:
+    """The JSON body as an instance of the operation's model; None where it has none, or reads the body itself.
+
+    Raises:
+        Problem: 400, 408, 413 or 415.
+    """
+    if operation.raw_body is not None:
+        if request.body_exists and request.content_type != operation.raw_body:
+            raise _unsupported(operation.raw_body)
+        return None
+    data = await _read(request, operation.max_body)
+    model = operation.body
+    if model is None:
+        if data:
+            raise _faulty("body", [("", "this takes no body")])
+        return None
+    if not data and not needs_body(model):
+        return model()
+    if request.content_type != JSON_TYPE or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
+        raise _unsupported(JSON_TYPE)
+    try:
+        return model.model_validate_json(data)
+    except ValidationError as error:
+        raise _faulty("body", _faults(error)) from None
+
+
+async def _read(request: web.Request, most: int) -> bytes:
+    too_large = Problem(413, "Content Too Large", f"a body has at most {most} bytes here")
+    if not request.body_exists:
+        return b""
+    if request.content_length is not None and request.content_length > most:
+        raise too_large
+    data = bytearray()
+    try:
+        async with asyncio.timeout(PATIENCE):
+            while piece := await request.content.readany():
+                data += piece
+                if len(data) > most:
+                    raise too_large
+    except TimeoutError:
+        raise Problem(408, "Request Timeout", f"the body had not come after {PATIENCE:g} s") from None
+    except web.RequestPayloadError as error:
+        raise _faulty("body", [("", f"can't be read: {error}")]) from None
+    return bytes(data)
+
+
+def _text_fault(value: str, schema: Mapping[str, Any]) -> str | None:
+    if "pattern" in schema and not re.fullmatch(schema["pattern"][1:-1], value, re.ASCII):
+        return f"does not match {schema['pattern']}"
+    if "enum" in schema and value not in schema["enum"]:
+        return f"is none of {', '.join(schema['enum'])}"
+    if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 1024):
+        return "has a length that is not allowed"
+    return None
+
+
+def _takes_integer(schema: Mapping[str, Any]) -> bool:
+    return "integer" in (schema.get("type"), *(one.get("type") for one in schema.get("anyOf", ())))
+
+
+def _faults(error: ValidationError) -> list[tuple[str, str]]:
+    found = error.errors(include_url=False, include_input=False, include_context=False)
+    return [(".".join(map(str, one["loc"])), one["msg"]) for one in found]
+
+
+def _faulty(where: str, faults: Iterable[tuple[str, str]]) -> Problem:
+    shown = [(field[:100], reason[:200]) for field, reason in faults][:_MAX_FAULTS]
+    return Problem(
+        400,
+        "Bad Request",
+        "; ".join(f"{where}{f' {field}' if field else ''}: {reason}" for field, reason in shown),
+        members={"errors": [{"in": where, "field": field, "reason": reason} for field, reason in shown]},
+    )
+
+
+def _unsupported(wanted: str) -> Problem:
+    return Problem(415, "Unsupported Media Type", f"the body's Content-Type is {wanted}", headers={"Accept": wanted})
