@@ -155,6 +155,32 @@ class FleetMetrics:
         return 0.0 if since is None else max(0.0, self._clock() - since)
 
 
+class JobMetrics:
+    """The metrics of jobs.
+
+    Args:
+        registry: what `/metrics` shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._jobs = Gauge(
+            "aibrother_jobs", "Jobs that have not ended, by kind and state.", ["kind", "state"], registry=registry
+        )
+        self._ended = Counter(
+            "aibrother_jobs_ended", "Jobs that have ended, by kind and how.", ["kind", "state"], registry=registry
+        )
+
+    def now(self, tally: Mapping[tuple[str, str], int]) -> None:
+        """Say how many jobs there are of each kind in each state."""
+        self._jobs.clear()
+        for (kind, state), count in tally.items():
+            self._jobs.labels(kind, state).set(count)
+
+    def ended(self, kind: str, state: str) -> None:
+        """Count a job that has ended."""
+        self._ended.labels(kind, state).inc()
+
+
 class _Gossip:
     """The counters of gossip, which the engine counts by itself: it is pure, and knows of no metrics."""
 

@@ -2,7 +2,8 @@
 
 - At most `most` connections, those in the middle of a TLS handshake among them. Where another one comes, the one that
   has been silent for the longest is cut: whoever holds many open keeps nobody out who asks when connected.
-- Whoever sends nothing for `idle` seconds is cut, also in the middle of an answer that they don't read.
+- Whoever sends nothing for `idle` seconds is cut, also in the middle of an answer that they don't read. An answer that
+  goes on for long keeps its connection by saying that it `is_taken`.
 - Request bodies are never decompressed: no ceiling is meant for what comes out of that.
 - What isn't HTTP, and who goes away before the answer, is not worth a line in the log, or strangers fill it.
 
@@ -154,6 +155,15 @@ class BoundedServer:
                 self._cut(oldest)
 
 
+def is_taken(request: web.Request) -> None:
+    """Count it as a sign of life that a client has taken what was written of an answer so far, where it has."""
+    transport = request.transport
+    if transport is not None and transport.get_write_buffer_size() == 0:
+        connection = transport.get_protocol()
+        if isinstance(connection, _Connection):
+            connection.is_alive()
+
+
 class _Connection(asyncio.Protocol):
     """One connection: passes on to aiohttp's protocol what comes, and tells the server of it."""
 
@@ -168,6 +178,9 @@ class _Connection(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._handler.connection_made(transport)
+
+    def is_alive(self) -> None:
+        self._server.heard(self)
 
     def data_received(self, data: bytes) -> None:
         self._server.heard(self)

@@ -10,7 +10,7 @@ from aibrother_replicator.jobs.document import document
 from aibrother_replicator.jobs.model import State
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Iterable, Mapping
 
     from aibrother_replicator.jobs.book import Book
     from aibrother_replicator.jobs.slot import Slot
@@ -73,7 +73,12 @@ class JobsView:
                     found[ended["id"]] = ended
         return [found[job] for job in sorted(found, reverse=True)[:most]]
 
-    async def watch(self, job: str) -> AsyncIterator[dict[str, Any]]:
+    async def current(self, failed: int) -> list[dict[str, Any]]:
+        """What is worth a look: the jobs that haven't ended, and the newest `failed` of those that failed."""
+        open_jobs = [self.document(self._slots[job]) for job in sorted(self._slots, reverse=True)]
+        return open_jobs + await self.list(state=State.FAILED, most=failed)
+
+    async def watch(self, job: str) -> AsyncGenerator[dict[str, Any], None]:
         """A job as it is now, then whenever it has changed, last as it has ended.
 
         Whoever is slow misses what was in between, never the last. It ends without that when the node ends.
