@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
@@ -14,8 +15,11 @@ from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import Layout
+from aibrother_replicator.jobs.book import RECENT, read_jobs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from aibrother_node.config import NodeConfig
 
 
@@ -43,8 +47,15 @@ def catalog_report(layout: Layout) -> dict[str, Any] | None:
     }
 
 
-def status_report(config: NodeConfig, *, running: bool) -> dict[str, Any]:
+def status_report(
+    config: NodeConfig, *, running: bool, jobs: Sequence[Mapping[str, Any]] | None = None
+) -> dict[str, Any]:
     """The answer of `status`: node, catalog, store, fills, jobs. Reads the disk; blocks.
+
+    Args:
+        config: the configuration.
+        running: whether a node runs.
+        jobs: as it knows them; without, they are read from disk too.
 
     Raises:
         NotFound: there is no data directory.
@@ -52,6 +63,9 @@ def status_report(config: NodeConfig, *, running: bool) -> dict[str, Any]:
     layout = Layout(config.node.data)
     layout.check_version()
     blobs, size = BlobReader(layout).totals()
+    if jobs is None:
+        now = time.time()
+        jobs = read_jobs(layout.index, now, now - RECENT) or []
     try:
         node_id: str | None = NodeKey.load(layout.node_key).id
     except NodeError:
@@ -61,5 +75,5 @@ def status_report(config: NodeConfig, *, running: bool) -> dict[str, Any]:
         "catalog": catalog_report(layout),
         "store": {"blobs": blobs, "bytes": size, "free": Disk().free_bytes(layout.root)},
         "fills": [],
-        "jobs": [],
+        "jobs": list(jobs),
     }

@@ -56,7 +56,7 @@ def job_operations(runner: JobRunner) -> list[Operation]:
 
     async def list_jobs(call: Call) -> Reply:
         query: JobsQuery = call.query
-        jobs = await view.list(before=query.before, state=query.state, kind=query.kind, most=query.limit)
+        jobs = await view.page(before=query.before, state=query.state, kind=query.kind, most=query.limit)
         return Reply({"jobs": jobs, "next": jobs[-1]["id"] if len(jobs) == query.limit else None})
 
     async def get_job(call: Call) -> Reply:

@@ -13,8 +13,9 @@ import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.store.database import open_part
+from aibrother_replicator.jobs.document import document
 from aibrother_replicator.jobs.live import SHOWN, Checkpoint, Failure, dump
-from aibrother_replicator.jobs.model import Counts, Job, State
+from aibrother_replicator.jobs.model import Counts, Job, State, after_restart
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,6 +25,9 @@ KEPT: Final = 1_000
 """Ended jobs that are kept; older ones are forgotten."""
 KEPT_NAMES: Final = 20
 """Ended jobs of which all names of failed objects are kept; of older ones those that are shown."""
+RECENT: Final = 7 * 86_400.0
+"""Seconds for which a job that has failed is shown with those that haven't ended."""
+_LISTED: Final = 10  # failed jobs that are worth a look
 _STEPS: Final = (
     """
 CREATE TABLE jobs (
@@ -125,6 +129,10 @@ class Book:
             (before, None if state is None else state.value, kind, most),
         )
         return [_job(row) for row in rows]
+
+    def failed(self, since: float) -> list[Job]:
+        """The newest jobs that have failed since then (seconds since 1970), newest first."""
+        return _failed_jobs(self._db, since)
 
     def failures(self, job: Job, most: int = SHOWN) -> list[Failure]:
         """What failed in the last attempt, newest first."""
@@ -241,34 +249,36 @@ class Book:
             )
 
 
-def read_jobs(path: Path, since: float, most: int) -> list[tuple[Job, list[Failure]]] | None:
-    """What the book says, for whoever only looks: the jobs that haven't ended, and the newest that have failed.
+def read_jobs(path: Path, now: float, since: float) -> list[dict[str, Any]] | None:
+    """What the book says, for whoever only looks while no node runs.
 
     Args:
         path: of `index.sqlite3`.
-        since: of the failed ones those that ended after this, in seconds since 1970.
-        most: how many of them.
+        now: seconds since 1970.
+        since: of the failed jobs those that ended after this.
 
     Returns:
-        Each with its newest errors, newest job first; None where there is nothing to be read.
+        The documents of the jobs that haven't ended, as the next start will take them up, and of the newest that have
+        failed; None where there is nothing that can be read.
     """
     try:
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
             db.execute("BEGIN")
-            jobs = _open_jobs(db)
-            rows = db.execute(
-                f"{_SELECT} WHERE state = ? AND ended > ? ORDER BY id DESC LIMIT ?",
-                (State.FAILED.value, since, most),
-            ).fetchall()
-            jobs += [_job(row) for row in rows]
-            jobs.sort(key=lambda job: job.id, reverse=True)
-            return [(job, _failures(db, job, SHOWN)) for job in jobs]
+            jobs = [*reversed([after_restart(job, now) for job in _open_jobs(db)]), *_failed_jobs(db, since)]
+            return [document(job, _failures(db, job, SHOWN)) for job in jobs]
     except (sqlite3.Error, ValueError):
         return None
 
 
 def _open_jobs(db: sqlite3.Connection) -> list[Job]:
     return [_job(row) for row in db.execute(f"{_SELECT} WHERE ended IS NULL ORDER BY id")]
+
+
+def _failed_jobs(db: sqlite3.Connection, since: float) -> list[Job]:
+    rows = db.execute(
+        f"{_SELECT} WHERE state = ? AND ended > ? ORDER BY id DESC LIMIT ?", (State.FAILED.value, since, _LISTED)
+    )
+    return [_job(row) for row in rows]
 
 
 def _failures(db: sqlite3.Connection, job: Job, most: int) -> list[Failure]:

@@ -45,7 +45,7 @@ class JobsView:
             return self.document(self._slots[job])
         return await self.read(job)
 
-    async def list(
+    async def page(
         self, *, before: str | None = None, state: State | None = None, kind: str | None = None, most: int = 100
     ) -> list[dict[str, Any]]:
         """Jobs, newest first.
@@ -73,10 +73,16 @@ class JobsView:
                     found[ended["id"]] = ended
         return [found[job] for job in sorted(found, reverse=True)[:most]]
 
-    async def current(self, failed: int) -> list[dict[str, Any]]:
-        """What is worth a look: the jobs that haven't ended, and the newest `failed` of those that failed."""
+    async def current(self, since: float) -> list[dict[str, Any]]:
+        """What is worth a look: the jobs that haven't ended, and the newest of those that failed.
+
+        Args:
+            since: when, in seconds since 1970.
+        """
         open_jobs = [self.document(self._slots[job]) for job in sorted(self._slots, reverse=True)]
-        return open_jobs + await self.list(state=State.FAILED, most=failed)
+        return open_jobs + await self._book.run(
+            lambda book: [document(job, book.failures(job)) for job in book.failed(since)]
+        )
 
     async def watch(self, job: str) -> AsyncGenerator[dict[str, Any], None]:
         """A job as it is now, then whenever it has changed, last as it has ended.

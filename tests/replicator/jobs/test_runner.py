@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
-from aibrother_node.errors import Conflict, InvalidInput, NotFound, Temporary
-from aibrother_replicator.jobs import runner as runner_module
-from aibrother_replicator.jobs.model import State
-from replicator.jobs.works import HashTree, Steps, running, state_of
+from replicator.jobs.works import HashTree, running, state_of
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from aibrother_replicator.jobs.work import Progress
 
 
 @pytest.fixture
@@ -51,4 +45,4 @@ async def test_a_job_from_begin_to_end(path: Path, tree: Path) -> None:
         assert (seen["rate"], seen["eta"]) == (0, None)
     async with running(path, {"hash": HashTree()}) as runner:
         assert await runner.view.get(job) == seen, "the same after a restart"
-        assert await runner.view.list() == [seen]
+        assert await runner.view.page() == [seen]

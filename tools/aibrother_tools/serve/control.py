@@ -31,6 +31,7 @@ from aibrother_tools.reports import status_report
 from aibrother_tools.serve.admin_service import AdminService
 from aibrother_tools.serve.child import every, run_child
 from aibrother_tools.serve.fleet_service import FleetService
+from aibrother_tools.serve.jobs_service import JobsService
 from aibrother_tools.serve.sockets import BACKLOG
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
@@ -46,6 +47,7 @@ _KEEPALIVE: Final = (
     75.0  # seconds within which a request has to come, from the connection's begin or the last answer on
 )
 _CONNECTIONS: Final = 128  # of a plane, at a time
+_JOBS_PATIENCE: Final = 5.0  # seconds for jobs to come to the end of a step
 _SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
 _LOG: Final = logging.getLogger(__name__)
 
@@ -75,6 +77,7 @@ class Control:
         self._config: NodeConfig
         self._thread: StoreThread
         self._admin: AdminService
+        self._jobs: JobsService
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
         self._fleet: FleetService | None = None
@@ -91,6 +94,7 @@ class Control:
         except NodeError as error:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
         self._admin = AdminService(layout)
+        self._jobs = JobsService(layout, self._metrics.registry)
         await self._admin.start(self._operations())
         local = LocalPlane(self._thread, self._edit, self._admin, self._admin.audit, self._clock_skew)
         self._runner = web.AppRunner(local.application(self._admin.local), access_log=None)
@@ -107,6 +111,7 @@ class Control:
             fleet = FleetService(config, layout, self._thread, self._metrics, lambda: self._thread.changes)
             await fleet.start(self._fleet_sockets, self._fleet_context)
             self._fleet = fleet
+        await self._jobs.start()
         plane = ControlPlane(self._metrics.registry, self._measure)
         await self._serve(plane.application(self._admin.guarded), self._control_sockets)
         await self._serve(plane.metrics_alone(), self._metrics_sockets)
@@ -128,6 +133,7 @@ class Control:
 
     async def drain(self, patience: float) -> None:
         """Finish the running change, and stop."""
+        await self._jobs.close(min(patience, _JOBS_PATIENCE))  # first: jobs use all that ends below
         if self._fleet is not None:
             await self._fleet.leave("leaving")
             await self._fleet.close()
@@ -151,7 +157,7 @@ class Control:
             audit=self._admin.audit,
             store=self._thread,
         )
-        return [*node.operations()]
+        return [*node.operations(), *self._jobs.operations()]
 
     async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
         if not sockets:
@@ -162,6 +168,7 @@ class Control:
 
     async def _measure(self) -> None:
         """Before metrics are shown: what the index knows without being told."""
+        self._jobs.measure()
         totals = await asyncio.to_thread(IndexReader(Layout(self._config.node.data).index).totals)
         if totals is not None:
             self._metrics.store(*totals)
@@ -216,7 +223,8 @@ class Control:
             _LOG.info("removed %d old files of the catalog", removed)
 
     async def _status(self) -> dict[str, Any]:
-        return await asyncio.to_thread(status_report, self._config, running=True)
+        jobs = await self._jobs.current()
+        return await asyncio.to_thread(status_report, self._config, running=True, jobs=jobs)
 
 
 def main() -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING, Any
 
+from aibrother_node.errors import Temporary
 from aibrother_node.metrics import JobMetrics
 from aibrother_replicator.jobs.api import job_operations, start_operation
+from aibrother_replicator.jobs.book import RECENT
 from aibrother_replicator.jobs.runner import JobRunner
 from aibrother_replicator.jobs.thread import BookThread
 
@@ -16,8 +19,6 @@ if TYPE_CHECKING:
     from aibrother_node.store.layout import Layout
     from aibrother_node.web.control.admin.operation import Operation
     from aibrother_replicator.jobs.work import Work
-
-_LISTED_FAILURES = 10
 
 
 class JobsService:
@@ -63,8 +64,11 @@ class JobsService:
         await self.runner.close(patience)
 
     async def current(self) -> list[dict[str, Any]]:
-        """What `status` shows: the jobs that haven't ended, and the newest that failed."""
-        return await self.runner.view.current(_LISTED_FAILURES)
+        """What `status` shows: jobs that haven't ended, and the newest that failed; none while they can't be read."""
+        try:
+            return await self.runner.view.current(time.time() - RECENT)
+        except Temporary:
+            return []
 
     def measure(self) -> None:
         """Bring the metrics up to date."""
