@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ipaddress
+from base64 import b64encode
 from typing import TYPE_CHECKING
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 from urllib.request import proxy_bypass
 
 from aibrother_node.errors import InvalidInput
@@ -30,6 +31,14 @@ def proxy_for(url: SplitResult, proxies: Mapping[str, str]) -> SplitResult | Non
     if parts.scheme != "http" or not parts.hostname:
         raise InvalidInput(f"only http:// proxies are supported, not {parts.scheme}://{parts.hostname}")
     return parts
+
+
+def proxy_authorization(proxy: SplitResult) -> dict[str, str]:
+    """The header field that tells a proxy who asks, where its URL says that (RFC 9110, 11.7.2)."""
+    if proxy.username is None:
+        return {}
+    secret = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {b64encode(secret.encode()).decode('ascii')}"}
 
 
 def is_loopback(host: str) -> bool:

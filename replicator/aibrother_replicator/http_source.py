@@ -14,15 +14,14 @@ import socket
 import ssl
 import struct
 import time
-from base64 import b64encode
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Final, Self
-from urllib.parse import SplitResult, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, urljoin, urlsplit
 from urllib.request import getproxies
 
 from aibrother_node.content.chunks import MAX_MANIFEST_BYTES
 from aibrother_node.errors import InvalidInput
-from aibrother_node.proxies import proxy_for
+from aibrother_node.proxies import proxy_authorization, proxy_for
 from aibrother_replicator.http_body import Body, SourceError, Timeouts, unreachable
 from aibrother_replicator.schedule import Fault
 
@@ -262,7 +261,7 @@ class HttpConnection:
         fields = self._source.headers() | headers
         if proxy is not None and parts.scheme == "http":
             path = f"http://{parts.netloc.rpartition('@')[2]}{path}"
-            fields |= _proxy_authorization(proxy)
+            fields |= proxy_authorization(proxy)
         self._waiting_since = time.monotonic()
         try:
             connection.request("GET", path, headers=fields)
@@ -291,7 +290,7 @@ class HttpConnection:
                 via_host, via_port, timeout=timeouts.connect, context=self._source.context()
             )
             if proxy is not None:
-                connection.set_tunnel(host, port or 443, headers=_proxy_authorization(proxy))
+                connection.set_tunnel(host, port or 443, headers=proxy_authorization(proxy))
         else:
             connection = http.client.HTTPConnection(via_host, via_port, timeout=timeouts.connect)
         try:
@@ -330,13 +329,6 @@ def _split(url: str) -> SplitResult:
     if not re.fullmatch(r"[\x21-\x7e]+", url):
         raise InvalidInput(f"a URL has printable ASCII only: {url[:200]!r}")
     return parts
-
-
-def _proxy_authorization(proxy: SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    secret = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": f"Basic {b64encode(secret.encode()).decode('ascii')}"}
 
 
 def _set_timeout(sock: socket.socket, seconds: float) -> None:

@@ -24,6 +24,7 @@ def test_create_makes_a_directory_that_passes_its_check(tmp_path: Path) -> None:
         "pins",
         "quarantine",
         "run",
+        "tokens",
         "trust",
     }
 

@@ -43,6 +43,7 @@ _COMMANDS: Final = {
     "serve": "Run the node.",
     "show": "Show what the catalog says of releases.",
     "status": "Tell how the node is, running or not.",
+    "token": "Tokens of the control plane.",
     "unpin": "Take a pin away.",
     "unyank": "Restore withdrawn releases.",
     "verify": "Check the whole data directory offline.",

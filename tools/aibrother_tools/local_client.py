@@ -53,6 +53,16 @@ class _Connection(http.client.HTTPConnection):
         self.sock = sock
 
 
+def open_local(layout: Layout, timeout: float | None) -> http.client.HTTPConnection:
+    """A connection to the node that runs on a data directory, made when it is first used.
+
+    Args:
+        layout: the directory.
+        timeout: seconds for each wait for bytes; None for none.
+    """
+    return _Connection(layout, timeout)
+
+
 class LocalNode:
     """The running node on a data directory.
 

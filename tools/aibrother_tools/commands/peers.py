@@ -7,20 +7,19 @@ from typing import Any
 import click
 
 from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+from aibrother_tools.remote import Remote, remote_options
 
 
 @click.command()
 @data_option
+@remote_options
 @json_option
 @pass_app
-def peers(app: App, as_json: bool) -> None:
+def peers(app: App, as_json: bool, remote: Remote | None) -> None:
     """List the nodes of the fleet as this node sees them now; it has to be running."""
-    from aibrother_node.store.layout import Layout
-    from aibrother_tools.local_client import LocalNode
+    from aibrother_tools.admin_client import admin_of
 
-    layout = Layout(app.load().config.node.data)
-    layout.check_version()
-    report: dict[str, Any] = LocalNode(layout).ask("GET", "/admin/v1/peers", timeout=10.0)
+    report: dict[str, Any] = admin_of(app, remote).ask("GET", "/peers", timeout=10.0)
     if as_json:
         print_json(report)
         return

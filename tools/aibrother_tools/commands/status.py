@@ -7,25 +7,25 @@ from typing import Any
 import click
 
 from aibrother_tools.app import App, data_option, human_bytes, json_option, pass_app, print_json
+from aibrother_tools.remote import Remote, remote_options
 
 
 @click.command()
 @data_option
+@remote_options
 @json_option
 @pass_app
-def status(app: App, as_json: bool) -> None:
+def status(app: App, as_json: bool, remote: Remote | None) -> None:
     """Tell how the node is: from the running node, or from disk when none runs."""
-    from aibrother_node.store.layout import Layout
-    from aibrother_tools.local_client import LocalNode, Unreachable
+    from aibrother_tools.admin_client import admin_of
+    from aibrother_tools.local_client import Unreachable
     from aibrother_tools.reports import status_report
 
-    config = app.load().config
-    Layout(config.node.data).check_version()
     report: dict[str, Any]
     try:
-        report = LocalNode(Layout(config.node.data)).ask("GET", "/admin/v1/status", timeout=5.0)
+        report = admin_of(app, remote).ask("GET", "/status", timeout=5.0 if remote is None else 30.0)
     except Unreachable:
-        report = status_report(config, running=False)
+        report = status_report(app.load().config, running=False)
     if as_json:
         print_json(report)
         return
