@@ -14,6 +14,7 @@ from aibrother_node.errors import NodeError
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.disk import Disk
+from aibrother_node.store.draining import drained
 from aibrother_node.store.layout import Layout
 from aibrother_replicator.jobs.book import RECENT, read_jobs
 
@@ -70,8 +71,15 @@ def status_report(
         node_id: str | None = NodeKey.load(layout.node_key).id
     except NodeError:
         node_id = None
+    out_of_service = drained(layout)
     return {
-        "node": {"id": node_id, "region": config.node.region or None, "running": running, "version": program_version()},
+        "node": {
+            "id": node_id,
+            "region": config.node.region or None,
+            "running": running,
+            "version": program_version(),
+            "drained": None if out_of_service is None else out_of_service.to_json(),
+        },
         "catalog": catalog_report(layout),
         "store": {"blobs": blobs, "bytes": size, "free": Disk().free_bytes(layout.root)},
         "fills": [],

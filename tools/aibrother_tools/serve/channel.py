@@ -1,8 +1,10 @@
 """The line between the supervisor and one child: JSON objects, one a line, over a socket pair.
 
-Downwards: `{"config": …}` first and at every reload, `{"draining": true}` to control when
-workers begin to drain, `{"drain": seconds}` once. Upwards: `{"event": "ready"}`,
-`{"event": "alive"}` every few seconds, `{"event": "reloaded", …}`. When it closes, the other side is gone.
+Downwards: `{"config": …}` first and, with the number of the reload, at every reload, `{"draining": true}` to control
+when workers begin to drain, `{"drain": seconds}` once. Upwards: `{"event": "ready"}`, `{"event": "alive"}` every few
+seconds, `{"event": "reloaded", "reload": number, "error": reason or null}`. Control may ask:
+`{"event": "reload", "question": number}` upwards is answered by `{"answer": number, …}` once all processes have the
+new configuration. When the line closes, the other side is gone.
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ctypes
+import itertools
 import json
 import os
 import signal
 from typing import TYPE_CHECKING, Any, Final, Self
+
+from aibrother_node.errors import Temporary
 
 if TYPE_CHECKING:
     import socket
@@ -54,6 +59,43 @@ class Channel:
         self._writer.close()
         with contextlib.suppress(ConnectionError):
             await self._writer.wait_closed()
+
+
+class Questions:
+    """What a child asks of the supervisor: each waits for its own answer.
+
+    Args:
+        channel: the child's end of the line.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._numbers = itertools.count(1)
+        self._open: dict[int, asyncio.Future[dict[str, Any]]] = {}
+
+    async def ask(self, event: str, patience: float) -> dict[str, Any]:
+        """Ask, and wait at most `patience` seconds for the answer.
+
+        Raises:
+            Temporary: none came.
+        """
+        number = next(self._numbers)
+        answer: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._open[number] = answer
+        try:
+            self._channel.send(event=event, question=number)
+            async with asyncio.timeout(patience):
+                return await answer
+        except TimeoutError:
+            raise Temporary(f"the supervisor has not answered within {patience:g} s") from None
+        finally:
+            del self._open[number]
+
+    def answered(self, message: dict[str, Any]) -> None:
+        """Hand over an answer; one that nobody waits for any more is dropped."""
+        waiting = self._open.get(message["answer"])
+        if waiting is not None and not waiting.done():
+            waiting.set_result(message)
 
 
 async def beat(channel: Channel) -> None:

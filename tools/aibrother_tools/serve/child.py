@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from aibrother_node.config import NodeConfig
 from aibrother_node.errors import NodeError
-from aibrother_tools.serve.channel import Channel, beat, die_with_parent
+from aibrother_tools.serve.channel import Channel, Questions, beat, die_with_parent
 from aibrother_tools.serve.logs import set_up_logging
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Child(Protocol):
         """Finish what is running, within `patience` seconds, and stop."""
 
 
-def run_child(name: str, make: Callable[[], Child], channel_fd: int, parent: int) -> None:
+def run_child(name: str, make: Callable[[Questions], Child], channel_fd: int, parent: int) -> None:
     """Run a child process until the supervisor drains it or is gone."""
     die_with_parent(parent)
     # the terminal's Ctrl-C reaches the whole group; what it means is for the supervisor to say
@@ -54,8 +54,9 @@ def run_child(name: str, make: Callable[[], Child], channel_fd: int, parent: int
     asyncio.run(_run(name, make, socket.socket(fileno=channel_fd)))
 
 
-async def _run(name: str, make: Callable[[], Child], end: socket.socket) -> None:
+async def _run(name: str, make: Callable[[Questions], Child], end: socket.socket) -> None:
     channel = await Channel.open(end)
+    questions = Questions(channel)
     heart = asyncio.create_task(beat(channel), name="heartbeat")
     child: Child | None = None
     try:
@@ -64,12 +65,14 @@ async def _run(name: str, make: Callable[[], Child], end: socket.socket) -> None
                 config = NodeConfig.model_validate_json(message["config"])
                 set_up_logging(config.log, name)
                 if child is None:
-                    child = make()
+                    child = make(questions)
                     await child.start(config)
                     gc.freeze()  # what is loaded by now stays: the collector need not look at it again
                     channel.send(event="ready")
                 else:
-                    await _reload(child, config, channel)
+                    await _reload(child, config, channel, message.get("reload"))
+            elif "answer" in message:
+                questions.answered(message)
             elif "draining" in message and child is not None:
                 await child.before_drain()
             elif "drain" in message and child is not None:
@@ -81,14 +84,14 @@ async def _run(name: str, make: Callable[[], Child], end: socket.socket) -> None
         await channel.close()
 
 
-async def _reload(child: Child, config: NodeConfig, channel: Channel) -> None:
+async def _reload(child: Child, config: NodeConfig, channel: Channel, number: int | None) -> None:
     try:
         await child.reload(config)
     except NodeError as error:
         _LOG.error("reload failed, everything stays as it was: %s", error)
-        channel.send(event="reloaded", error=str(error))
+        channel.send(event="reloaded", reload=number, error=str(error))
     else:
-        channel.send(event="reloaded", error=None)
+        channel.send(event="reloaded", reload=number, error=None)
 
 
 async def every(seconds: float, work: Callable[[], Awaitable[None]]) -> None:

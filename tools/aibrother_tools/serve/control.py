@@ -32,6 +32,7 @@ from aibrother_tools.serve.admin_service import AdminService
 from aibrother_tools.serve.child import every, run_child
 from aibrother_tools.serve.fleet_service import FleetService
 from aibrother_tools.serve.jobs_service import JobsService
+from aibrother_tools.serve.lifecycle import Lifecycle
 from aibrother_tools.serve.sockets import BACKLOG
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 
     from aibrother_node.config import NodeConfig
     from aibrother_node.web.control.admin.operation import Operation
+    from aibrother_tools.serve.channel import Questions
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
 _KEEPALIVE: Final = (
@@ -58,6 +60,7 @@ class Control:
     Args:
         lock_fd: the data directory's lock, inherited from the supervisor.
         control_sockets, fleet_sockets, metrics_sockets: what listens for these planes, inherited as well.
+        questions: the line to the supervisor.
     """
 
     def __init__(
@@ -66,8 +69,11 @@ class Control:
         control_sockets: Sequence[socket.socket] = (),
         fleet_sockets: Sequence[socket.socket] = (),
         metrics_sockets: Sequence[socket.socket] = (),
+        *,
+        questions: Questions,
     ) -> None:
         self._lock_fd = lock_fd
+        self._questions = questions
         self._control_sockets = list(control_sockets)
         self._fleet_sockets = list(fleet_sockets)
         self._metrics_sockets = list(metrics_sockets)
@@ -81,12 +87,15 @@ class Control:
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
         self._fleet: FleetService | None = None
+        self._lifecycle: Lifecycle
+        self._ending = False
 
     async def start(self, config: NodeConfig) -> None:
         """Open the store, listen, then finish what an interruption left."""
         self._config = config
         layout = Layout(config.node.data)
         lock = DirectoryLock.inherit(layout.root, self._lock_fd)
+        self._lifecycle = Lifecycle(layout, self._tell_fleet, self._questions)
         self._thread = StoreThread(lambda: BlobStore.open(layout, lock, manifest_ceiling=config.store.max_manifest))
         await self._thread.start()
         try:
@@ -128,14 +137,15 @@ class Control:
 
     async def before_drain(self) -> None:
         """Let the fleet know, so that it sends no more clients here."""
+        self._ending = True
         if self._fleet is not None:
-            await self._fleet.leave("draining")
+            await self._fleet.tell("draining")
 
     async def drain(self, patience: float) -> None:
         """Finish the running change, and stop."""
         await self._jobs.close(min(patience, _JOBS_PATIENCE))  # first: jobs use all that ends below
         if self._fleet is not None:
-            await self._fleet.leave("leaving")
+            await self._fleet.tell("leaving")
             await self._fleet.close()
         async with asyncio.timeout(patience + 1):
             await self._runner.cleanup()
@@ -157,7 +167,11 @@ class Control:
             audit=self._admin.audit,
             store=self._thread,
         )
-        return [*node.operations(), *self._jobs.operations()]
+        return [*node.operations(), *self._jobs.operations(), *self._lifecycle.operations()]
+
+    async def _tell_fleet(self, state: str) -> None:
+        if self._fleet is not None and not self._ending:
+            await self._fleet.tell(state)
 
     async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
         if not sockets:
@@ -239,7 +253,11 @@ def main() -> None:
         parser.add_argument(f"--{plane}-listen", type=int, nargs="*", default=[])
     options = parser.parse_args()
     sockets = [[socket.socket(fileno=fd) for fd in getattr(options, f"{plane}_listen")] for plane in planes]
-    run_child(options.name, lambda: Control(options.lock, *sockets), options.channel, options.parent)
+
+    def make(questions: Questions) -> Control:
+        return Control(options.lock, *sockets, questions=questions)
+
+    run_child(options.name, make, options.channel, options.parent)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from aibrother_node.fleet.requests import sign_request, verify_request
 from aibrother_node.fleet.signatures import Ed25519Signatures
 from aibrother_node.fleet.view import PeerView
 from aibrother_node.store.disk import Disk
+from aibrother_node.store.draining import drained
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.index import IndexReader
 from aibrother_node.web.bounded import BoundedServer
@@ -107,7 +108,7 @@ class FleetService:
         self._inventory_changes = -1
         self._holds = Description()  # of it, what is said of the store
         self._load = 0
-        self._state = "up"
+        self._state = "up" if drained(layout) is None else "draining"
         self._software = program_version()
         self._index = IndexReader(layout.index)
         self._tasks: list[asyncio.Task[None]] = []
@@ -159,8 +160,8 @@ class FleetService:
             asyncio.create_task(self._following.ask_around(lambda: self._catalog.members), name="catalog"),
         ]
 
-    async def leave(self, state: str) -> None:
-        """Tell the fleet that this node is `draining` or `leaving`; waits a moment for it to be heard."""
+    async def tell(self, state: str) -> None:
+        """Tell the fleet that this node is `up`, `draining` or `leaving`; waits a moment for it to be heard."""
         self._state = state
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_LEAVING):

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import Temporary
 from aibrother_node.fleet.identity import NodeKey
+from aibrother_node.store.draining import restore
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_tools.serve.logs import set_up_logging
 from aibrother_tools.serve.notify import Notifier
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from aibrother_node.config import NodeConfig
 
+_LOG: Final = logging.getLogger(__name__)
 _LOCK_PATIENCE: Final = 10.0
 
 
@@ -64,6 +67,8 @@ def serve(
             f"{layout.root} is in use: a node is running on it already, or a command is changing it"
         ) from None
     with lock:
+        if restore(layout):
+            _LOG.warning("this node is drained: it serves no content until `undrain`")
         listening = listen(config, origins, layout, os.environ)
         urls = listening.urls(config)
 

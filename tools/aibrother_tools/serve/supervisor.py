@@ -4,7 +4,8 @@ It holds the data directory's lock and every listening socket for as long as the
 time: its successor finds the same sockets, with the clients that wait in them. Children die with it (`channel.py`).
 
 SIGTERM drains and ends with 0, SIGINT the same with 130, a second signal ends at once. SIGHUP reads the configuration
-again: what is wrong with it is logged and nothing changes; what can change without a restart does.
+again: what is wrong with it is logged and nothing changes; what can change without a restart does. Control may ask
+for the same, and is told what came of it.
 """
 
 from __future__ import annotations
@@ -17,21 +18,21 @@ import signal
 import socket
 import sys
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
-from aibrother_node.config import NodeConfig, reloadable_changes
 from aibrother_node.errors import ConfigurationError
 from aibrother_tools.serve.channel import Channel
 from aibrother_tools.serve.logs import set_up_logging
-from aibrother_tools.serve.places import check_places
-from aibrother_tools.serve.tls import make_context
+from aibrother_tools.serve.reloading import Handover, read_again
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from aibrother_node.config import NodeConfig
     from aibrother_node.store.layout import DirectoryLock
     from aibrother_tools.serve.notify import Notifier
     from aibrother_tools.serve.planes import Listening
+    from aibrother_tools.serve.reloading import Reload
 
 _LOG: Final = logging.getLogger(__name__)
 SILENCE: Final = 30.0
@@ -40,6 +41,7 @@ _STARTING: Final = 120.0
 _FIRST_READY: Final = 120.0
 _STEADY: Final = 10.0  # a child that lived this long may be restarted at once
 _LONGEST_PAUSE: Final = 5.0
+_TAKING_OVER: Final = 30.0  # seconds for all processes to say that they use a new configuration
 
 
 @dataclass(slots=True)
@@ -100,6 +102,9 @@ class Supervisor:
         self._ending = asyncio.Event()
         self._at_once = asyncio.Event()
         self._exit_code = 0
+        self._reloads = 0
+        self._handovers: dict[int, Handover] = {}
+        self._answering: set[asyncio.Task[None]] = set()
         self._children = [_Running(spec) for spec in self._specs()]
 
     async def run(self) -> int:
@@ -119,9 +124,10 @@ class Supervisor:
             self._notifier.stopping()
             await self._drain()
         finally:
-            for task in [*keepers, *others]:
+            tasks = [*keepers, *others, *self._answering]
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(*keepers, *others, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
             for child in self._children:
                 self._kill(child)
             with contextlib.suppress(TimeoutError):
@@ -222,8 +228,18 @@ class Supervisor:
                     if child.restarts:
                         _LOG.warning("%s is back (%d restarts)", child.spec.name, child.restarts)
                     child.ready.set()
-                case "reloaded" if message.get("error"):
-                    self._notifier.status(f"{child.spec.name} could not reload: {message['error']}")
+                case "reloaded":
+                    if message["error"] is not None:
+                        self._notifier.status(f"{child.spec.name} could not reload: {message['error']}")
+                    handover = self._handovers.get(message["reload"])
+                    if handover is not None:
+                        handover.heard(child.spec.name, message["error"])
+                case "reload":
+                    answering = asyncio.create_task(self._answer_reload(channel, message["question"]))
+                    self._answering.add(answering)
+                    answering.add_done_callback(self._answering.discard)
+        for handover in self._handovers.values():
+            handover.ended(child.spec.name)
         await channel.close()
 
     async def _watch(self) -> None:
@@ -274,38 +290,53 @@ class Supervisor:
                 self._kill(child)
 
     def _on_reload(self) -> None:
+        with contextlib.suppress(ConfigurationError):  # all of it is logged
+            self._reload_now()
+
+    def _reload_now(self) -> tuple[Reload, int]:
+        """Read the configuration again, use it, and hand it to the children.
+
+        Returns:
+            What changed, and the number under which children speak of it.
+
+        Raises:
+            ConfigurationError: it has faults; nothing has changed.
+        """
         self._notifier.reloading()
         try:
-            fresh = self._reload()
-            make_context(fresh.public)
-            check_places(fresh.public)
+            done = read_again(self._config, self._reload)
         except ConfigurationError as error:
             for fault in error.faults:
                 _LOG.error("reload: %s; the node goes on as it was", fault)
             self._notifier.ready("reload failed: see the log")
-            return
-        changed, waiting = reloadable_changes(self._config, fresh)
-        if (self._config.public.tls_certificate is None) != (fresh.public.tls_certificate is None):
-            # another certificate is for now; TLS or not is for all workers at once
-            switched = [key for key in changed if key.startswith("public.tls_")]
-            changed, waiting = [key for key in changed if key not in switched], [*switched, *waiting]
-        for key in waiting:
+            raise
+        for key in done.needs_restart:
             _LOG.warning("reload: %s takes effect at the next start", key)
-        # what needs a restart stays as it is, also for children that are started again from now on
-        keep: dict[str, Any] = fresh.model_dump()
-        for key in waiting:
-            section, _, name = key.partition(".")
-            if name:
-                keep[section][name] = getattr(getattr(self._config, section), name)
-            else:
-                keep[section] = [one.model_dump() for one in getattr(self._config, section)]
-        self._config = NodeConfig.model_validate(keep)
+        self._config = done.config
         set_up_logging(self._config.log, "supervisor")
+        self._reloads += 1
         for child in self._children:
             if child.channel is not None:
-                child.channel.send(config=self._config.model_dump_json())
-        _LOG.info("reload: %s", ", ".join(changed) or "nothing changed but perhaps the content of files")
+                child.channel.send(config=self._config.model_dump_json(), reload=self._reloads)
+        _LOG.info("reload: %s", ", ".join(done.changed) or "nothing changed but perhaps the content of files")
         self._notifier.ready("reloaded")
+        return done, self._reloads
+
+    async def _answer_reload(self, channel: Channel, question: int) -> None:
+        """Reload for control, and tell it what came of that once every process has said so."""
+        try:
+            done, number = self._reload_now()
+        except ConfigurationError as error:
+            channel.send(answer=question, faults=error.faults)
+            return
+        # who is being started reads it at its start
+        names = [child.spec.name for child in self._children if child.channel is not None and child.ready.is_set()]
+        handover = self._handovers[number] = Handover(names)
+        try:
+            failed = await handover.wait(_TAKING_OVER)
+        finally:
+            del self._handovers[number]
+        channel.send(answer=question, changed=done.changed, needs_restart=done.needs_restart, failed=failed)
 
     @staticmethod
     def _kill(child: _Running) -> None:

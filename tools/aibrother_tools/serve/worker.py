@@ -221,7 +221,7 @@ def main() -> None:
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     options = parser.parse_args()
     sockets = [socket.socket(fileno=fd) for fd in options.listen]
-    run_child(options.name, lambda: Worker(sockets), options.channel, options.parent)
+    run_child(options.name, lambda _: Worker(sockets), options.channel, options.parent)
 
 
 if __name__ == "__main__":
