@@ -10,14 +10,18 @@ from __future__ import annotations
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
-from aibrother_node.errors import DiskFull, InvalidInput
+from aibrother_node.errors import DiskFull, InvalidInput, Temporary
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
 _PATIENCE: Final = 10.0  # seconds to wait for another connection's transaction
-_NO_SPACE: Final = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC})
+_NO_SPACE: Final = frozenset(
+    # the last: no room for the file beside it through which connections share what they know of the log
+    {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_SHMSIZE}
+)
+_BUSY: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 _PARTS: Final = "CREATE TABLE IF NOT EXISTS parts (name TEXT PRIMARY KEY, version INTEGER NOT NULL) WITHOUT ROWID"
 
 
@@ -32,6 +36,7 @@ def open_part(path: Path, name: str, steps: Sequence[str]) -> sqlite3.Connection
     Raises:
         InvalidInput: the tables were written by a newer program.
         DiskFull: there is no room.
+        Temporary: another connection doesn't make way.
     """
     db = sqlite3.connect(path, timeout=_PATIENCE, isolation_level=None)
     try:
@@ -61,6 +66,10 @@ def open_part(path: Path, name: str, steps: Sequence[str]) -> sqlite3.Connection
 
 
 def named(error: sqlite3.Error) -> Exception:
-    """The project's own error for one of SQLite's, where it stands for a full disk; else the same."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return DiskFull(f"no space left for the database: {error}") if code in _NO_SPACE else error
+    """The project's own error for one of SQLite's, where it stands for a full disk or a lock; else the same."""
+    code = getattr(error, "sqlite_errorcode", 0)
+    if code in _NO_SPACE:
+        return DiskFull(f"no space left for the database: {error}")
+    if code & 0xFF in _BUSY:
+        return Temporary(f"the database is in use: {error}")
+    return error

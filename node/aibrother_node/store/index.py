@@ -2,22 +2,31 @@
 
 It holds nothing that can't be read from the blobs again (invariant 2): lose it, and the next start rebuilds it. So its
 writes need not be durable one by one, and whatever it says is checked against the file system when the store opens.
+
+The file is shared with what isn't derived (database.py). So another layout of the index replaces its own tables alone,
+and the whole file is put aside only where SQLite can't make sense of it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aibrother_node.content.digest import Digest
+from aibrother_node.errors import NodeError
+from aibrother_node.store.database import named
+from aibrother_node.store.disk import Disk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
+_LOG: Final = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
+_PATIENCE: Final = 10.0  # seconds to wait for another connection's transaction
 _SCHEMA_VERSION: Final = 2
 _SCHEMA: Final = """
 CREATE TABLE blobs (
@@ -50,6 +59,13 @@ CREATE TABLE yanked (
 CREATE INDEX yanked_by_digest ON yanked (sha256);
 CREATE TABLE catalog (state TEXT NOT NULL);
 """
+_TABLES: Final = ("blobs", "manifests", "targets", "yanked", "catalog")  # of all layouts that there have been
+_DAMAGE: Final = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_UNREADABLE: Final = frozenset(
+    {sqlite3.SQLITE_IOERR_READ, sqlite3.SQLITE_IOERR_SHORT_READ, sqlite3.SQLITE_IOERR_CORRUPTFS}
+)
+ASIDE: Final = ".damaged"
+"""What the names of files end with that were put aside."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,14 +125,30 @@ class Index:
         self._db = connection
 
     @classmethod
-    def open(cls, path: Path) -> Index:
-        """Open the index, or begin an empty one where there is none or what is there can't be used."""
+    def open(cls, path: Path, disk: Disk | None = None) -> Index:
+        """Open the index, or begin an empty one where there is none, or one of another layout.
+
+        A file that is damaged is put aside, and all that it held is lost but for what an operator may save of it.
+
+        Args:
+            path: of `index.sqlite3`.
+            disk: the file system; tests pass one that records.
+
+        Raises:
+            DiskFull, Temporary: it can't be opened now; nothing is lost.
+            NodeError: it can't be opened, for another reason than that it is damaged.
+        """
         try:
             return cls(_connect(path))
-        except sqlite3.DatabaseError:
-            for suffix in ("", "-wal", "-shm", "-journal"):
-                path.with_name(path.name + suffix).unlink(missing_ok=True)
+        except sqlite3.Error as error:
+            if not _is_damage(error):
+                raise _why_not(path, error) from error
+            _LOG.error("%s is damaged and put aside, with the jobs and the audit log in it: %s", path, error)
+            _put_aside(path, disk or Disk())
+        try:
             return cls(_connect(path))
+        except sqlite3.Error as error:
+            raise _why_not(path, error) from error
 
     def close(self) -> None:
         """Let go of the file."""
@@ -285,21 +317,56 @@ def _target(row: tuple[Any, ...] | None) -> TargetRow | None:
     return TargetRow(path, Digest(sha256), size, name, version, variant, None if manifest is None else Digest(manifest))
 
 
+class _Damaged(sqlite3.DatabaseError):
+    """SQLite can read the file, and it isn't in order."""
+
+
+def _is_damage(error: sqlite3.Error) -> bool:
+    code = getattr(error, "sqlite_errorcode", 0)
+    return isinstance(error, _Damaged) or code & 0xFF in _DAMAGE or code in _UNREADABLE
+
+
+def _why_not(path: Path, error: sqlite3.Error) -> Exception:
+    known = named(error)
+    return NodeError(f"{path} can't be opened: {error}") if known is error else known
+
+
+def _put_aside(path: Path, disk: Disk) -> None:
+    """Move the database away with its log, over what was put aside before."""
+    for suffix in ("", "-wal"):
+        found = path.with_name(path.name + suffix)
+        aside = path.with_name(path.name + ASIDE + suffix)
+        if found.exists():
+            disk.rename(found, aside)
+        else:
+            disk.unlink(aside)
+    for suffix in ("-shm", "-journal"):
+        disk.unlink(path.with_name(path.name + suffix))
+
+
+def _lay_out(db: sqlite3.Connection) -> None:
+    """Make the index's own tables anew, all at once; the others in the file stay as they are."""
+    with db:
+        db.execute("BEGIN IMMEDIATE")
+        for table in _TABLES:
+            db.execute(f"DROP TABLE IF EXISTS {table}")
+        for statement in _SCHEMA.split(";\n"):
+            if statement.strip():
+                db.execute(statement)
+        db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
+
+
 def _connect(path: Path) -> sqlite3.Connection:
-    db = sqlite3.connect(path, timeout=10.0, check_same_thread=True)
+    db = sqlite3.connect(path, timeout=_PATIENCE, check_same_thread=True)
     try:
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
-        (version,) = db.execute("PRAGMA user_version").fetchone()
-        if version == 0:
-            with db:
-                db.executescript(_SCHEMA)
-                db.execute(f"PRAGMA user_version = {_SCHEMA_VERSION}")
-        elif version != _SCHEMA_VERSION:
-            raise sqlite3.DatabaseError(f"schema version {version}")  # derived data: cheaper to rebuild than to migrate
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
+            raise _Damaged(verdict)
+        (version,) = db.execute("PRAGMA user_version").fetchone()
+        if version != _SCHEMA_VERSION:
+            _lay_out(db)  # derived data: cheaper to rebuild than to migrate
     except BaseException:
         db.close()
         raise
