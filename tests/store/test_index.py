@@ -116,7 +116,7 @@ def test_a_locked_file_is_left_alone(path: Path, monkeypatch: pytest.MonkeyPatch
 
 _WITHOUT_ROOM = """
 import resource, signal, sys
-from typing import TYPE_CHECKING
+from pathlib import Path
 from aibrother_node.errors import DiskFull
 from aibrother_node.store.index import Index
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
