@@ -53,7 +53,7 @@ def create(app: App, scopes: tuple[str, ...], expires: str | None, name: str, as
     )
     report = token_report(made, now)
     if as_json:
-        print_json({name: report[name] for name in ("id", "name", "scope", "expires")} | {"token": secret})
+        print_json({"id": made.id, "token": secret, "scope": report["scope"], "expires": report["expires"]})
         return
     click.echo(secret)
     until = f", until {report['expires']}" if report["expires"] else ""

@@ -216,6 +216,8 @@ class AuditLog:
         query = f"SELECT {', '.join(_COLUMNS)} FROM audit"  # noqa: S608 - names of our own
         if given:
             query += " WHERE " + " AND ".join(given)
+        if not self._path.exists():
+            return []  # nothing has been entered yet
         try:
             db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
         except sqlite3.OperationalError as error:
@@ -224,7 +226,7 @@ class AuditLog:
             rows = db.execute(f"{query} ORDER BY id DESC LIMIT ?", (*given.values(), limit)).fetchall()
         except sqlite3.OperationalError as error:
             if "no such table" in str(error):
-                return []  # nothing has been entered yet
+                return []
             raise Temporary(f"the audit log can't be read now: {error}") from error
         finally:
             db.close()

@@ -87,8 +87,8 @@ def query_values(model: type[BaseModel] | None, query: MultiMapping[str]) -> Bas
         Problem: 400.
     """
     faults = [(name, "is given more than once") for name in dict.fromkeys(query) if len(query.getall(name)) > 1]
-    if model is None:
-        faults = [(name, "there is no such parameter") for name in dict.fromkeys(query)]
+    known = () if model is None else model.model_fields
+    faults += [(name, "there is no such parameter") for name in dict.fromkeys(query) if name not in known]
     if faults:
         raise _faulty("query", faults)
     if model is None:
