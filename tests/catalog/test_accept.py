@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tuf.api.metadata import Metadata, TargetFile, Targets
 
-from aibrother_node.catalog.accept import Conflict, Draft
+from aibrother_node.catalog.accept import Draft, Moved
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.content.digest import Digest
@@ -78,7 +78,7 @@ def test_a_draft_becomes_visible(separated: Separated) -> None:
 def test_of_two_drafts_on_one_base_the_second_is_told(separated: Separated) -> None:
     first, second = _fleet(separated, b"first"), _fleet(separated, b"second")
     separated.send(first)
-    with pytest.raises(Conflict, match="fleet is at version 2 now, and this was built on 1") as conflict:
+    with pytest.raises(Moved, match="fleet is at version 2 now, and this was built on 1") as conflict:
         separated.send(second)
     assert conflict.value.versions == separated.node.versions
     assert conflict.value.free == {"fleet": 3}
@@ -90,7 +90,7 @@ def test_of_two_drafts_on_one_base_the_second_is_told(separated: Separated) -> N
 def test_a_number_that_debris_used_up_is_told(separated: Separated) -> None:
     path = separated.folder / "catalog" / "metadata" / "2.fleet.json"
     path.write_bytes(b"debris")
-    with pytest.raises(Conflict, match="another fleet version 2") as conflict:
+    with pytest.raises(Moved, match="another fleet version 2") as conflict:
         separated.send(_fleet(separated))
     edit = Edit().document("fleet.json", b"third")
     draft = separated.node.draft(edit, separated.publisher, NOW, numbers=conflict.value.free)
@@ -102,9 +102,9 @@ def test_a_number_that_debris_used_up_is_told(separated: Separated) -> None:
 
 def test_versions_do_not_run_ahead(separated: Separated) -> None:
     draft = separated.forge(_fleet(separated), "fleet", lambda one: setattr(one, "version", 1000), "fleet")
-    separated.refuses(draft, Conflict, "fleet can't be version 1000 next")
+    separated.refuses(draft, Moved, "fleet can't be version 1000 next")
     draft = separated.forge(_fleet(separated), "fleet", lambda one: setattr(one, "version", 1), "fleet")
-    separated.refuses(draft, Conflict, "fleet can't be version 1 next")
+    separated.refuses(draft, Moved, "fleet can't be version 1 next")
 
 
 def test_only_a_role_s_own_keys_count(separated: Separated) -> None:
@@ -238,7 +238,7 @@ def test_a_root_and_a_rotation_that_were_signed_elsewhere(separated: Separated, 
     separated.refuses(Draft(without_one, base), Refused, "models changes the keys of models-7")
     assert len(separated.send(Draft(roles, base))) == 20
     again = (metadata / "2.root.json").read_bytes()
-    separated.refuses(Draft({"root": again}, {"root": 2}), Conflict, "the next root is version 3, not 2")
+    separated.refuses(Draft({"root": again}, {"root": 2}), Moved, "the next root is version 3, not 2")
     with served(tmp_path / "catalog") as url:
         client = Client(tmp_path / "client", url, separated.node.root_bytes(1))
         assert client.get("models/catalog.json") == b"catalog first"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 from tuf.api.metadata import Root, Targets
 
-from aibrother_node.catalog.commit import Change, RoleFile, Signing, sign_role
+from aibrother_node.catalog.commit import Change, RoleFile, Signing, sign_role, sign_root
 from aibrother_node.catalog.names import is_fixed
 from aibrother_node.catalog.roles import ceiling, check_target_path, delegator_of
 from aibrother_node.catalog.state import State, check_signed, parse, role_for
 from aibrother_node.content.digest import Digest
-from aibrother_node.errors import InvalidInput, Refused, VerificationFailed
+from aibrother_node.errors import Conflict, InvalidInput, Refused, VerificationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from aibrother_node.catalog.files import CatalogFiles
 
 
-class Conflict(Refused):
+class Moved(Conflict):
     """The catalog has moved on since the roles were signed: read it again, apply the edit again.
 
     Attributes:
@@ -59,27 +59,54 @@ class Draft:
 
 
 def sign_draft(state: State, change: Change, signing: Signing, numbers: Mapping[str, int]) -> Draft:
-    """Sign the targets roles of a change; nothing is written.
+    """Sign the root and the targets roles of a change; nothing is written.
 
     Args:
         state: the catalog that it is built on.
-        change: its payloads are signed.
+        change: its root and payloads are signed.
         signing: keys, time, expiries.
-        numbers: the version that a role gets; one above the current one where it doesn't say.
+        numbers: the version that a role gets; one above the current one where it doesn't say, or says less.
 
     Raises:
         Refused: keys that it takes aren't here.
     """
     versions = state.versions()
     draft = Draft()
-    for role, payload in change.payloads.items():
-        payload.version = numbers.get(role, versions[role] + 1)
+    payloads = dict(change.payloads)
+    roots = [state.root]
+    if change.root is not None:
+        new_root = sign_root(state, change, signing)
+        assert new_root is not None
+        draft.roles["root"], draft.base["root"] = new_root.data, state.root.version
+        roots.append(new_root.payload)
+        if new_root.payload.roles["targets"] != state.root.roles["targets"] and "targets" not in payloads:
+            old = state.role("targets")
+            payloads["targets"] = Targets(targets=old.targets, delegations=old.delegations)
+    for role, payload in payloads.items():
+        payload.version = max(numbers.get(role, 0), versions[role] + 1)
         payload.expires = signing.until(role)
         delegator = delegator_of(role)
-        naming = state.root if delegator == "root" else change.payloads.get(delegator) or state.role(delegator)
-        draft.roles[role] = sign_role(role, payload, [naming], signing.keyring)
+        naming = roots if delegator == "root" else [payloads.get(delegator) or state.role(delegator)]
+        draft.roles[role] = sign_role(role, payload, naming, signing.keyring)
         draft.base[role] = versions[role]
     return draft
+
+
+def new_targets(state: State, draft: Draft) -> dict[str, TargetFile | None]:
+    """What roles that were signed elsewhere change; None where a target goes. Nothing of it is verified.
+
+    Raises:
+        VerificationFailed: a role can't be read.
+        InvalidInput: there is no such role.
+    """
+    changes: dict[str, TargetFile | None] = {}
+    for role, data in draft.roles.items():
+        if role != "root":
+            _check_size(role, data)
+            after, before = parse(data, Targets, role).signed.targets, state.role(role).targets
+            changes.update({path: None for path in before if path not in after})
+            changes.update({path: target for path, target in after.items() if before.get(path) != target})
+    return changes
 
 
 def accepted(
@@ -97,7 +124,7 @@ def accepted(
         is_stored: tells whether a blob is in the store; without it, parts are not looked for.
 
     Raises:
-        Conflict: the catalog has moved on.
+        Moved: the catalog has moved on.
         VerificationFailed: signatures, expiry or paths break the rules.
         Refused: files that are named aren't here, a name would change its meaning, or roles are missing in the draft.
         InvalidInput: there are no such roles.
@@ -135,11 +162,15 @@ def _check_versions(state: State, draft: Draft) -> None:
     for role, data in draft.roles.items():
         if role in {"snapshot", "timestamp"} or role not in current:
             raise InvalidInput(f"{role!r} is no role that is signed elsewhere")
-        if len(data) > ceiling(role):
-            raise InvalidInput(f"{role} has {len(data)} bytes, clients take at most {ceiling(role)}")
+        _check_size(role, data)
         if draft.base.get(role) != current[role]:
             built = draft.base.get(role)
             raise _conflict(state, draft, f"{role} is at version {current[role]} now, and this was built on {built}")
+
+
+def _check_size(role: str, data: bytes) -> None:
+    if len(data) > ceiling(role):
+        raise InvalidInput(f"{role} has {len(data)} bytes, clients take at most {ceiling(role)}")
 
 
 def _check_number(state: State, draft: Draft, role: str, version: int, path: Path) -> None:
@@ -150,8 +181,8 @@ def _check_number(state: State, draft: Draft, role: str, version: int, path: Pat
         raise _conflict(state, draft, f"another {role} version {version} was signed before")
 
 
-def _conflict(state: State, draft: Draft, message: str) -> Conflict:
-    return Conflict(message, state.versions(), _free(state, draft))
+def _conflict(state: State, draft: Draft, message: str) -> Moved:
+    return Moved(message, state.versions(), _free(state, draft))
 
 
 def _free(state: State, draft: Draft) -> dict[str, int]:
@@ -231,7 +262,7 @@ def _files_of(
     """Make sure that a target's file is here; what is still to be written of it."""
     digest = Digest.from_hex(target.hashes["sha256"])
     if target.custom is not None:
-        named = [digest, *_manifest(path, target.custom)]
+        named = [digest, manifest_of(path, target.custom)]
         if is_stored is not None and (missing := [one for one in named if not is_stored(one)]):
             raise Refused(f"{path} names {missing[0]}, which isn't stored here")
         return {}
@@ -246,8 +277,13 @@ def _files_of(
     return {place: data}
 
 
-def _manifest(path: str, custom: Any) -> list[Digest]:
+def manifest_of(path: str, custom: Any) -> Digest:
+    """The chunk manifest that a part's custom fields name.
+
+    Raises:
+        VerificationFailed: they name none.
+    """
     try:
-        return [Digest.parse(custom["chunks"])]
+        return Digest.parse(custom["chunks"])
     except (InvalidInput, KeyError, TypeError, AttributeError) as error:
         raise VerificationFailed(f"{path} names no chunk manifest: {error}") from None

@@ -123,7 +123,7 @@ def prepare(state: State, change: Change, signing: Signing) -> Prepared:
     """
     files, keyring = state.files, signing.keyring
     taken = files.highest()
-    new_root = _root(state, change, signing)
+    new_root = sign_root(state, change, signing)
     root = new_root.payload if new_root else state.root
     roots = [state.root, root] if new_root else [root]
     resign = set(state.resign)
@@ -229,7 +229,12 @@ def can_sign(role: str, delegator: Root | Targets, keyring: KeyRing) -> bool:
     return len(keyring.signers(wanted.keyids)) >= wanted.threshold
 
 
-def _root(state: State, change: Change, signing: Signing) -> RoleFile[Root] | None:
+def sign_root(state: State, change: Change, signing: Signing) -> RoleFile[Root] | None:
+    """Sign a change's new root, as the old one and itself ask for, or take the one that was given; None for neither.
+
+    Raises:
+        Refused, Temporary: as `sign_role`.
+    """
     if change.root is None:
         return change.given_root
     change.root.version = state.root.version + 1

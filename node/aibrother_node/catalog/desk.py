@@ -10,18 +10,19 @@ from __future__ import annotations
 
 import contextlib
 import sqlite3
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.catalog import editing, fleet_editing
-from aibrother_node.catalog.entries import CHANNELS, Channel, Entry
+from aibrother_node.catalog.accept import manifest_of, new_targets
+from aibrother_node.catalog.deciding import DECIDED, Decision, Done, decide
 from aibrother_node.catalog.indexing import follow, release_columns, state_name, tell_workers, yanked_rows
 from aibrother_node.catalog.keys import KeyRing
-from aibrother_node.catalog.names import parse_reference
-from aibrother_node.catalog.reading import content_of, fleet
+from aibrother_node.catalog.reading import content_of
 from aibrother_node.catalog.repository import Repository
+from aibrother_node.catalog.targets import TargetEdit
+from aibrother_node.content.digest import Digest
 from aibrother_node.content.gguf import GgufError, read_header
 from aibrother_node.errors import DiskFull, InvalidInput, NodeError, NotFound, Refused, VerificationFailed
 from aibrother_node.store.incoming import read_at
@@ -33,7 +34,8 @@ if TYPE_CHECKING:
 
     from tuf.api.metadata import TargetFile
 
-    from aibrother_node.content.digest import Digest
+    from aibrother_node.catalog.accept import Draft
+    from aibrother_node.catalog.targets import Content
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.disk import Disk
 
@@ -61,32 +63,6 @@ class Signing:
     follows: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What an edit came to.
-
-    Attributes:
-        entries: the releases that it was about, as they are now.
-        targets: by path: `new`, `changed` or `removed`.
-        versions: what was signed; empty where nothing changed.
-        fleet: of an edit of the fleet: its version, and the node that it was about, as they are now.
-    """
-
-    entries: tuple[Entry, ...]
-    targets: Mapping[str, str]
-    versions: Mapping[str, int]
-    fleet: Mapping[str, Any] | None = None
-
-    def to_json(self) -> dict[str, Any]:
-        """As the local plane answers."""
-        return {
-            "entries": [entry.to_json() for entry in self.entries],
-            "targets": dict(self.targets),
-            "versions": dict(self.versions),
-            **({} if self.fleet is None else {"fleet": dict(self.fleet)}),
-        }
-
-
 class Desk:
     """Edits the catalog of one data directory.
 
@@ -109,27 +85,13 @@ class Desk:
             Refused: this node doesn't sign the catalog.
             and as the edit.
         """
-        if self._signing.follows and action.get("do") != "takeover":
-            raise Refused(NOT_HERE)
+        do = action.get("do")
+        if do != "takeover":
+            self._refuse_to_follow()
+        if isinstance(do, str) and do in DECIDED:
+            return self._edit(action, now)
         try:
-            match action["do"]:
-                case "publish":
-                    entries = [Entry.from_json(entry) for entry in action["entries"]]
-                    if action["channel"] not in CHANNELS:
-                        raise InvalidInput(f"no channel {action['channel']!r:.40}")
-                    done = self.publish(entries, action["channel"], now)
-                    self._release(action.get("lease"))
-                    return done
-                case "promote":
-                    return self.promote(action["references"], now)
-                case "yank":
-                    return self._simple(editing.yank, action, now, action["reason"])
-                case "unyank":
-                    return self._simple(editing.unyank, action, now)
-                case "retire":
-                    return self._simple(editing.retire, action, now, action["keep"])
-                case "edit":
-                    return self._simple(editing.edit_metadata, action, now, action["changes"])
+            match do:
                 case "rotate":
                     return self.rotate(
                         action["role"],
@@ -141,44 +103,88 @@ class Desk:
                     )
                 case "takeover":
                     return self.take_over(now, beside=_folders(action))
-                case "admit":
-                    return self._fleet(fleet_editing.admit, now, action["id"], action["key"], action["said"])
-                case "revoke":
-                    return self._fleet(fleet_editing.revoke, now, action["id"])
                 case "refresh":
                     return self.refresh(now, beside=_folders(action))
         except (KeyError, TypeError, AttributeError) as error:
             raise InvalidInput(f"not an edit of the catalog: {error}") from error
         raise InvalidInput("not an edit of the catalog")
 
-    def publish(self, entries: list[Entry], channel: Channel, now: datetime) -> Done:
-        """Publish releases whose files are stored already.
+    def _edit(self, action: Mapping[str, Any], now: datetime) -> Done:
+        """Edit what is published, or the fleet.
 
         Raises:
-            NotFound: a file isn't stored.
-            Refused: a name is in use for other content, or keys are missing.
+            NotFound: a file that is to be published isn't stored.
+            VerificationFailed: one that is to be promoted is no GGUF by today's reader.
+            and as `decide` and `Repository.commit`.
         """
-        for entry in entries:
-            for part in entry.files:
+        repository = self._open()
+        decision = decide(action, repository, now)
+        if action["do"] == "publish":
+            for part in decision.files:
                 for digest in (part.sha256, part.chunks, part.pieces):
                     if not self._store.layout.blob(digest).exists():
                         raise NotFound(f"{part.filename}: {digest} is not stored here")
-        repository = self._open()
-        edit = editing.publish(content_of(repository), entries, channel, now)
-        return self._commit(repository, edit, now)
+        elif action["do"] == "promote":
+            for part in decision.files:
+                self._check_gguf(part.filename, part.sha256, part.size_bytes)
+        done = self._commit(repository, decision, now)
+        self._release(action.get("lease"))
+        return done
 
-    def promote(self, references: list[str], now: datetime) -> Done:
-        """Move staged releases to stable, their headers read and checked once more.
+    def inspect(self, draft: Draft) -> None:
+        """Look at the files that roles signed elsewhere name anew, before `accept`: at their headers and manifests.
+
+        It reads a lot and changes nothing, so any thread may.
 
         Raises:
-            VerificationFailed: a file is no GGUF by today's reader.
+            Refused: a file isn't stored, or this node doesn't sign the catalog.
+            VerificationFailed: one is no GGUF by today's reader, or its manifest is that of something else.
+            and as `new_targets`.
         """
+        self._refuse_to_follow()
+        seen: set[tuple[Digest, int, Digest]] = set()
+        for path, target in new_targets(self._open().state, draft).items():
+            if target is None or target.custom is None:
+                continue
+            digest, manifest = Digest.from_hex(target.hashes["sha256"]), manifest_of(path, target.custom)
+            if (digest, target.length, manifest) in seen:
+                continue  # the moving name means the same
+            seen.add((digest, target.length, manifest))
+            try:
+                self._check_gguf(path, digest, target.length)
+                found = self._store.read_manifest(manifest, self._store.manifest_ceiling)
+            except NotFound as error:
+                raise Refused(f"{path}: {error}") from error
+            if (found.blob, found.size) != (digest, target.length):
+                raise VerificationFailed(f"{path} names {manifest}, which is the manifest of {found.blob}")
+
+    def accept(self, draft: Draft, now: datetime) -> dict[str, int]:
+        """Make roles visible that were signed elsewhere, whose files are stored here.
+
+        Returns:
+            The new version of each role that changed.
+
+        Raises:
+            Moved: the catalog has moved on since they were signed.
+            Refused: this node doesn't sign the catalog, or a blob isn't stored.
+            and as `Repository.accept`.
+        """
+        self._refuse_to_follow()
         repository = self._open()
-        edit = editing.promote(content_of(repository), _references(references), now)
-        for entry in edit.entries:
-            for part in entry.files:
-                self._check_gguf(part.filename, part.sha256, part.size_bytes)
-        return self._commit(repository, edit, now)
+        changed = new_targets(repository.state, draft)
+        versions = repository.accept(
+            draft.roles,
+            draft.base,
+            self._keyring(),
+            now,
+            documents=draft.documents,
+            is_stored=lambda digest: self._store.layout.blob(digest).exists(),
+        )
+        self._index(content_of(repository), {path: _target_edit(target) for path, target in changed.items()})
+        for target in changed.values():
+            if target is not None and target.custom is not None:
+                self._release(f"upload {Digest.from_hex(target.hashes['sha256'])}")
+        return versions
 
     def rotate(
         self,
@@ -253,18 +259,6 @@ class Desk:
             with contextlib.suppress(DiskFull, sqlite3.Error):
                 self._store.leases.release(holder)
 
-    def _simple(self, decide: Any, action: Mapping[str, Any], now: datetime, *arguments: Any) -> Done:
-        repository = self._open()
-        edit = decide(content_of(repository), _references(action["references"]), *arguments, now)
-        return self._commit(repository, edit, now)
-
-    def _fleet(self, decide: Any, now: datetime, *arguments: Any) -> Done:
-        repository = self._open()
-        edit: fleet_editing.FleetEdit = decide(fleet(repository), *arguments)
-        changes = editing.Edit(edit.documents, edit.targets, content_of(repository))
-        done = self._commit(repository, changes, now)
-        return replace(done, fleet={"version": edit.fleet.version, "node": edit.node.to_json()})
-
     def _open(self) -> Repository:
         return Repository.open(self._store.layout.catalog, self._disk, self._signing.expiries)
 
@@ -274,21 +268,30 @@ class Desk:
         except NotFound as error:
             raise Refused(f"{NOT_HERE} ({error})") from error
 
-    def _commit(self, repository: Repository, edit: editing.Edit, now: datetime) -> Done:
+    def _refuse_to_follow(self) -> None:
+        if self._signing.follows:
+            raise Refused(NOT_HERE)
+
+    def _commit(self, repository: Repository, decision: Decision, now: datetime) -> Done:
+        edit = decision.edit
         before = {path: repository.target(path) for path in edit.targets}
         versions = repository.commit(edit, self._keyring(), now)
         if versions:
-            changed = [
-                TargetRow(path, target.sha256, target.length, *release_columns(target.custom))
-                for path, target in edit.targets.items()
-                if target is not None
-            ]
-            removed = [path for path, target in edit.targets.items() if target is None]
-            state = state_name(self._store.layout)
-            assert state is not None
-            self._store.put_catalog(state, changed, yanked_rows(edit.content), removed=removed, whole=False)
-            tell_workers(self._store.layout)
-        return Done(tuple(edit.entries), _told(edit, before), versions)
+            self._index(edit.content, edit.targets)
+        return decision.done(before, versions)
+
+    def _index(self, content: Content, targets: Mapping[str, TargetEdit | None]) -> None:
+        """Enter what changed into the index, and let the workers know."""
+        changed = [
+            TargetRow(path, target.sha256, target.length, *release_columns(target.custom))
+            for path, target in targets.items()
+            if target is not None
+        ]
+        removed = [path for path, target in targets.items() if target is None]
+        state = state_name(self._store.layout)
+        assert state is not None
+        self._store.put_catalog(state, changed, yanked_rows(content), removed=removed, whole=False)
+        tell_workers(self._store.layout)
 
     def _check_gguf(self, filename: str, digest: Digest, size: int) -> None:
         blob = self._store.open_blob(digest)
@@ -307,17 +310,11 @@ def utc_now() -> datetime:
     return datetime.now(UTC).replace(microsecond=0)
 
 
+def _target_edit(target: TargetFile | None) -> TargetEdit | None:
+    return (
+        None if target is None else TargetEdit(Digest.from_hex(target.hashes["sha256"]), target.length, target.custom)
+    )
+
+
 def _folders(action: Mapping[str, Any]) -> list[Path]:
     return [Path(folder) for folder in action.get("beside", [])]
-
-
-def _references(texts: list[str]) -> list[Any]:
-    return [parse_reference(text) for text in texts]
-
-
-def _told(edit: editing.Edit, before: Mapping[str, TargetFile | None]) -> dict[str, str]:
-    told = {}
-    for path, target in edit.targets.items():
-        old = before[path]
-        told[path] = "removed" if target is None else "new" if old is None else "changed"
-    return told

@@ -153,7 +153,7 @@ class Repository:
     @property
     def versions(self) -> dict[str, int]:
         """The current version of every role."""
-        return self._state.versions()
+        return self.state.versions()
 
     def root_bytes(self, version: int | None = None) -> bytes:
         """A root's file, the newest by default: what clients are given once, to start from.
@@ -161,21 +161,21 @@ class Repository:
         Raises:
             NotFound: there is no such version.
         """
-        number = self._state.root.version if version is None else version
+        number = self.state.root.version if version is None else version
         return self._files.read_role(self._files.role("root", number), "root")
 
     def target(self, path: str) -> TargetFile | None:
         """What is signed about a target path; None if nothing is."""
         try:
-            role = role_for(check_target_path(path), self._state.role)
+            role = role_for(check_target_path(path), self.state.role)
         except InvalidInput:
             return None
-        return self._state.role(role).targets.get(path)
+        return self.state.role(role).targets.get(path)
 
     def targets(self) -> Iterator[tuple[str, TargetFile]]:
         """Everything that is signed: target paths, and what they name. Reads all roles."""
-        for file in self._state.snapshot.meta:
-            yield from self._state.role(file.removesuffix(".json")).targets.items()
+        for file in self.state.snapshot.meta:
+            yield from self.state.role(file.removesuffix(".json")).targets.items()
 
     def document(self, path: str) -> bytes | None:
         """A document's bytes, verified; None if there is none, or if the path is a part's.
@@ -214,7 +214,7 @@ class Repository:
             Refused: keys that it takes aren't here.
             DiskFull: there is no room; nothing has changed.
         """
-        change = _change(edit, self._files, self._state.role)
+        change = _change(edit, self._files, self.state.role)
         return self._apply(change, Signing(keyring, now, self._expiries))
 
     def draft(self, edit: Edit, keyring: KeyRing, now: datetime, *, numbers: Mapping[str, int] | None = None) -> Draft:
@@ -222,12 +222,12 @@ class Repository:
 
         Args:
             edit, keyring, now: as for `commit`.
-            numbers: versions to use, as a `Conflict` gave them in `free`.
+            numbers: versions to use, as a `Moved` gave them in `free`.
 
         Raises: as `commit`.
         """
-        change = _change(edit, self._files, self._state.role)
-        draft = sign_draft(self._state, change, Signing(keyring, now, self._expiries), numbers or {})
+        change = _change(edit, self._files, self.state.role)
+        draft = sign_draft(self.state, change, Signing(keyring, now, self._expiries), numbers or {})
         draft.documents.update({path: data for path, data in edit.documents.items() if data is not None})
         return draft
 
@@ -255,13 +255,13 @@ class Repository:
             The new version of each role that changed.
 
         Raises:
-            Conflict: the catalog has moved on; nothing has changed. It carries the current versions.
+            Moved: the catalog has moved on; nothing has changed. It carries the current versions.
             VerificationFailed: signatures, expiry or paths break the rules.
             Refused: files that are named aren't here, or keys.
             InvalidInput: there are no such roles.
         """
         sent = Draft(dict(roles), dict(base), dict(documents or {}))
-        return self._apply(accepted(self._state, sent, now, is_stored), Signing(keyring, now, self._expiries))
+        return self._apply(accepted(self.state, sent, now, is_stored), Signing(keyring, now, self._expiries))
 
     def rotate(
         self,
@@ -295,13 +295,13 @@ class Repository:
         """
         if role not in KEYED_ROLES:
             raise InvalidInput(f"no role {role!r} has keys: it is one of {', '.join(KEYED_ROLES)}")
-        old = list(wanted(self._state, role).keyids)
+        old = list(wanted(self.state, role).keyids)
         made = [keyring.create_key(role) for _ in old] if keys is None else []
         new = made if keys is None else keys
         try:
-            change = rotation(self._state, role, [key.public for key in new], threshold)
+            change = rotation(self.state, role, [key.public for key in new], threshold)
             change.lost = lost
-            prepared = prepare(self._state, change, Signing(keyring, now, self._expiries))
+            prepared = prepare(self.state, change, Signing(keyring, now, self._expiries))
         except Exception:
             keyring.remove(role, [key.keyid for key in made])
             raise
@@ -312,30 +312,30 @@ class Repository:
     def refresh(self, keyring: KeyRing, now: datetime) -> Refreshed:
         """Sign again whatever is beyond half its life and has its keys here. Called again at once, it does nothing."""
         signing = Signing(keyring, now, self._expiries)
-        change, left = due(self._state, signing)
+        change, left = due(self.state, signing)
         return Refreshed(self._apply(change, signing), left)
 
     def expiry(self) -> dict[str, datetime]:
         """When each role's metadata expires. Reads all hash bins the first time."""
-        return dict(expiries(self._state))
+        return dict(expiries(self.state))
 
     def collect_debris(self, now: datetime, grace: timedelta) -> list[Path]:
         """Remove files that no client can still be about to ask for; see `upkeep.debris`. Returns which."""
-        paths = debris(self._state, now, grace)
+        paths = debris(self.state, now, grace)
         self._files.remove(paths)
         return paths
 
     @property
-    def _state(self) -> State:
-        """The current state, read again after a write that failed."""
+    def state(self) -> State:
+        """The current state, not to be changed; read again after a write that failed."""
         if self._current is None:
             self._current = State.load(self._files)
         return self._current
 
     def _apply(self, change: Change, signing: Signing) -> dict[str, int]:
-        if change.is_empty() and not self._state.resign:
+        if change.is_empty() and not self.state.resign:
             return {}
-        return self._write(prepare(self._state, change, signing))
+        return self._write(prepare(self.state, change, signing))
 
     def _write(self, prepared: Prepared) -> dict[str, int]:
         self._current = None

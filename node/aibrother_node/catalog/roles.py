@@ -32,6 +32,9 @@ KEYED_ROLES: Final = (*TOP_LEVEL, *DELEGATED)
 OFFLINE_ROLES: Final = ("root", "targets")
 """Whose keys belong on no machine that is reached from outside."""
 
+ONLINE_ROLES: Final = ("snapshot", "timestamp")
+"""Whose keys are on the node that makes edits visible."""
+
 _PATHS: Final = {"models": ["models/*"], "staging": ["staging/*"], "fleet": ["fleet.json"]}
 _BIN_BITS: Final = 4
 _BIN_PREFIX: Final = "models"

@@ -37,12 +37,18 @@ class Refreshed:
     left: dict[str, datetime]
 
 
-def due(state: State, signing: Signing) -> tuple[Change, dict[str, datetime]]:
-    """What is beyond half its life: the change that signs it again, and what can't be signed here."""
+def due(state: State, signing: Signing, *, online: bool = False) -> tuple[Change, dict[str, datetime]]:
+    """What is beyond half its life: the change that signs it again, and what can't be signed here.
+
+    Args:
+        state: the catalog.
+        signing: keys, time, expiries.
+        online: whether snapshot and timestamp will be signed elsewhere.
+    """
     old = [(role, expires) for role, expires in expiries(state) if _is_due(role, expires, signing)]
     change = Change()
     left: dict[str, datetime] = {}
-    online = all(can_sign(role, state.root, signing.keyring) for role in ("snapshot", "timestamp"))
+    online = online or all(can_sign(role, state.root, signing.keyring) for role in ("snapshot", "timestamp"))
     for role, expires in old:
         delegator = delegator_of(role)
         naming = state.root if delegator == "root" else state.role(delegator)
