@@ -1,14 +1,18 @@
 """Backups: what goes in comes out, and a hostile one reaches nothing outside the data directory."""
 
 import io
+import sqlite3
 import tarfile
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from aibrother_node.errors import InvalidInput, Refused
 from aibrother_node.store.backup import backup, restore
+from aibrother_node.store.database import open_part
 from aibrother_node.store.disk import Disk
+from aibrother_node.store.index import Index
 from aibrother_node.store.layout import Layout
 from store.helpers import new_layout
 
@@ -51,6 +55,27 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
     assert (again.root / "keys" / "keys.json").stat().st_mode & 0o777 == 0o600
     again.check_version()
     assert not (again.root / "blobs/sha256/00").exists()
+
+
+def test_of_the_database_jobs_alone(tmp_path: Path) -> None:
+    layout = filled(tmp_path / "data")
+    layout.index.unlink()
+    Index.open(layout.index).close()
+    for name in ("jobs", "other", "jobsx"):
+        with closing(open_part(layout.index, name, [f"CREATE TABLE {name} (x);\nCREATE TABLE {name}_more (x)"])) as db:
+            db.execute(f"INSERT INTO {name} VALUES (1)")
+            db.execute(f"CREATE INDEX {name}_by_x ON {name}_more (x)")
+            db.execute(f"INSERT INTO {name}_more VALUES ('two')")
+    backup(layout, tmp_path / "saved.tar")
+    again = Layout(tmp_path / "again")
+    restore(again, tmp_path / "saved.tar", Disk())
+    with closing(sqlite3.connect(again.index)) as db:
+        names = {row[0] for row in db.execute("SELECT name FROM sqlite_schema WHERE sql IS NOT NULL")}
+    assert names == {"parts", "jobs", "jobs_more", "jobs_by_x"}
+    Index.open(again.index).close()
+    with closing(open_part(again.index, "jobs", ["the tables are there"])) as db:
+        assert db.execute("SELECT x FROM jobs").fetchall() == [(1,)]
+        assert db.execute("SELECT x FROM jobs_more").fetchall() == [("two",)]
 
 
 def test_nothing_is_written_over(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""Backups of what can't be fetched again: keys, configuration, trust, the signed catalog, pins, tokens. Never blobs.
+"""Backups of what can't be fetched again: keys, configuration, trust, the catalog, pins, tokens, jobs. Never blobs.
 
 A backup is a tar file (POSIX.1-2001) that its owner alone can read: it holds private keys. The catalog's timestamp goes
-in first, so that whatever it leads to is in the backup too, even of a node that signs meanwhile.
+in first, so that whatever it leads to is in the backup too, even of a node that signs meanwhile. Jobs go in as an
+`index.sqlite3` that holds nothing else; the index in it is made at the first start.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import tarfile
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import InvalidInput, Refused
+from aibrother_node.store.database import copy_part
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,10 +35,12 @@ WHAT: Final = (
     "VERSION",
 )
 """Files and folders below the data directory."""
+JOBS: Final = "jobs"
+"""The part of the database that is saved."""
 
 _FOLDERS: Final = frozenset({"keys", "trust", "catalog", "pins", "tokens"})
 _PRIVATE: Final = frozenset({"keys", "tokens"})
-_FILES: Final = frozenset({"node.key", "node.toml", "VERSION"})
+_FILES: Final = frozenset({"node.key", "node.toml", "VERSION", "index.sqlite3"})
 _MAX_FILES: Final = 1_000_000
 _MAX_BYTES: Final = 4 << 30
 
@@ -61,6 +65,10 @@ def backup(layout: Layout, target: Path) -> int:
                 for path in _files(layout):
                     if _add(tar, layout, path):
                         count += 1
+                jobs = copy_part(layout.index, JOBS)
+                if jobs is not None:
+                    _put(tar, layout.index.name, jobs, 0o600)
+                    count += 1
             out.flush()
             os.fsync(out.fileno())
     except BaseException:
@@ -126,12 +134,15 @@ def _add(tar: tarfile.TarFile, layout: Layout, path: Path) -> bool:
     """Add one file; False where it is none, or went away meanwhile."""
     if path.is_symlink() or not path.is_file():
         return False
-    data = path.read_bytes()
-    entry = tarfile.TarInfo(str(path.relative_to(layout.root)))
-    entry.size = len(data)
-    entry.mode = path.stat().st_mode & 0o777
-    tar.addfile(entry, io.BytesIO(data))
+    _put(tar, str(path.relative_to(layout.root)), path.read_bytes(), path.stat().st_mode & 0o777)
     return True
+
+
+def _put(tar: tarfile.TarFile, name: str, data: bytes, mode: int) -> None:
+    entry = tarfile.TarInfo(name)
+    entry.size = len(data)
+    entry.mode = mode
+    tar.addfile(entry, io.BytesIO(data))
 
 
 def _read(source: Path) -> Iterator[tuple[str, bytes, int]]:

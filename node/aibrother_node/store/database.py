@@ -7,6 +7,8 @@ index loses none of it. With the file itself it is lost, and nothing that is sto
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import sqlite3
 from typing import TYPE_CHECKING, Final
 
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
 
+_LOG: Final = logging.getLogger(__name__)
 _PATIENCE: Final = 10.0  # seconds to wait for another connection's transaction
 _NO_SPACE: Final = frozenset(
     # the last: no room for the file beside it through which connections share what they know of the log
@@ -63,6 +66,48 @@ def open_part(path: Path, name: str, steps: Sequence[str]) -> sqlite3.Connection
         db.close()
         raise
     return db
+
+
+def copy_part(path: Path, name: str) -> bytes | None:
+    """A database that holds one part's tables and nothing else, as they are at one instant; for backups.
+
+    Args:
+        path: of `index.sqlite3`, which others may be writing to.
+        name: of the part; its tables are called so, or begin so with an underscore.
+
+    Returns:
+        The file's bytes; None where there is no such part, or no database that can be read.
+    """
+    pattern = name.replace("_", "\\_") + "\\_%"
+    try:
+        with (
+            contextlib.closing(
+                sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)
+            ) as db,
+            contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as copy,
+        ):
+            db.execute("BEGIN")
+            row = db.execute("SELECT version FROM parts WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return None
+            copy.execute(_PARTS)
+            copy.execute("INSERT INTO parts VALUES (?, ?)", (name, *row))
+            made = db.execute(
+                "SELECT type, name, sql FROM sqlite_schema WHERE (tbl_name = ? OR tbl_name LIKE ? ESCAPE '\\')"
+                " AND type IN ('table', 'index') AND sql IS NOT NULL ORDER BY type DESC",
+                (name, pattern),
+            ).fetchall()
+            for kind, table, sql in made:
+                copy.execute(sql)
+                if kind == "table":
+                    rows = db.execute(f'SELECT * FROM "{table}"')  # noqa: S608  # names of the database's own schema
+                    marks = ", ".join("?" for _ in rows.description)
+                    copy.executemany(f'INSERT INTO "{table}" VALUES ({marks})', rows)  # noqa: S608
+            return copy.serialize()
+    except sqlite3.Error as error:
+        if path.exists():
+            _LOG.warning("%s in %s can't be copied: %s", name, path, error)
+        return None
 
 
 def named(error: sqlite3.Error) -> Exception:
