@@ -28,6 +28,7 @@ from aibrother_node.store.hashing import hash_file
 from aibrother_node.store.incoming import UPLOAD_PREFIX, Cut, Request, Staged, build, read_at, write_manifests
 from aibrother_node.store.index import Index, IndexReader, ManifestRow
 from aibrother_node.store.leases import LONGEST, Leases
+from aibrother_node.store.open_blob import OpenBlob
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Iterator
@@ -58,25 +59,6 @@ class Stored:
     was_there: bool
 
 
-class OpenBlob:
-    """An open, whole blob.
-
-    Attributes:
-        digest, size: what it is.
-        fd: a descriptor for positional reads and sendfile; never move its position.
-    """
-
-    __slots__ = ("digest", "fd", "size")
-
-    def __init__(self, digest: Digest, fd: int, size: int) -> None:
-        self.digest = digest
-        self.fd = fd
-        self.size = size
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
 class BlobReader:
     """Looks at whole blobs; any number of processes and threads may."""
 
@@ -98,7 +80,7 @@ class BlobReader:
         if not stat.S_ISREG(found.st_mode):
             os.close(fd)
             raise NotFound(f"{digest} is not here")
-        return OpenBlob(digest, fd, found.st_size)
+        return OpenBlob(digest, fd, found.st_size, found.st_ino)
 
     def read_manifest(self, digest: Digest, ceiling: int) -> chunks.ChunkManifest:
         """A stored manifest, checked to be one and to be what its digest says; `encode` gives its bytes again.
@@ -165,6 +147,7 @@ class BlobStore(BlobReader):
 
     Attributes:
         leases: what is about to be named, and is not collected until then.
+        fill_ended: called with a blob and the inode of its fill's data after the blob became whole as another file.
     """
 
     def __init__(self, layout: Layout, disk: Disk, index: Index, leases: Leases, manifest_ceiling: int) -> None:
@@ -173,6 +156,7 @@ class BlobStore(BlobReader):
         self._rows = index
         self.leases = leases
         self.manifest_ceiling = manifest_ceiling
+        self.fill_ended: Callable[[Digest, int], None] | None = None
 
     @classmethod
     def open(cls, layout: Layout, lock: DirectoryLock, *, manifest_ceiling: int, disk: Disk | None = None) -> Self:
@@ -196,6 +180,7 @@ class BlobStore(BlobReader):
         # a crash may have come between a rename and the folder's fsync: what we show from now on is durable
         disk.sync_folder(layout.blobs)
         disk.sync_folder(layout.pins)
+        store.end_fills()
         store.reconcile()
         return store
 
@@ -241,9 +226,7 @@ class BlobStore(BlobReader):
         self._disk.remove_tree(staged.folder)
         return Stored(request.digest, request.size, request.manifest, request.pieces, was_there)
 
-    def verify_staged(
-        self, staged: Staged, request: Request, progress: Callable[[int], None] | None = None
-    ) -> Request:
+    def verify_staged(self, staged: Staged, request: Request, progress: Callable[[int], None] | None = None) -> Request:
         """Hash staged content and compare it with its request. Any thread may: the index isn't touched.
 
         The manifest is made again on the way, so it is right whatever an interruption left of it.
@@ -316,7 +299,7 @@ class BlobStore(BlobReader):
         Raises:
             NotFound: it is not here.
         """
-        if not self.layout.blob(digest).exists():
+        if not self.layout.blob(digest).exists() and not (self.layout.fill(digest) / "data").exists():
             raise NotFound(f"{digest} is not here")
         self._write_pin(digest, reason)
 
@@ -330,6 +313,31 @@ class BlobStore(BlobReader):
             raise NotFound(f"{digest} is not pinned")
         self._disk.unlink(self.layout.pin(digest))
         self._disk.sync_folder(self.layout.pins)
+
+    @property
+    def disk(self) -> Disk:
+        """How the file system is changed."""
+        return self._disk
+
+    def end_fills(self) -> None:
+        """Remove what an interruption left under `fills/`: folders without data, and those of blobs that are whole."""
+        for folder in self.layout.fills.iterdir():
+            try:
+                digest = Digest.from_hex(folder.name)
+            except InvalidInput:
+                continue  # not ours: `verify` says so
+            if self.layout.blob(digest).exists() or not (folder / "data").exists():
+                self._disk.remove_tree(folder)
+
+    def left(self, digest: Digest) -> None:
+        """A blob isn't whole any more: the index forgets it."""
+        self._rows.remove_blobs([digest])
+
+    def entered(self, digest: Digest) -> None:
+        """A blob is whole, and has its name: the index is told."""
+        manifest = self._as_manifest(digest)
+        rows = [] if manifest is None else [ManifestRow(manifest.blob, digest, manifest.chunker)]
+        self._enter([digest], rows)
 
     def reconcile(self) -> None:
         """Make the index say what the file system says."""
@@ -401,7 +409,15 @@ class BlobStore(BlobReader):
             aside=self.layout.incoming / "manifest.new",
             mode=0o444,
         )
+        self._end_fill(manifest.digest())
         self._enter([manifest.digest()], [ManifestRow(manifest.blob, manifest.digest(), manifest.chunker)])
+
+    def put_whole(self, digest: Digest, data: bytes) -> None:
+        """Store a small blob from memory; whoever calls has made sure that it is what its name says."""
+        path = self.layout.blob(digest)
+        self._disk.write_file(path, data, aside=self.layout.incoming / "blob.new", mode=0o444)
+        self._end_fill(digest)
+        self.entered(digest)
 
     def withdraw(self, digest: Digest, reason: str) -> None:
         """Take a bad blob out of sight and keep it, with the reason, in `quarantine/`."""
@@ -426,6 +442,16 @@ class BlobStore(BlobReader):
         self._disk.set_mode(path, 0o444)
         self._disk.rename(path, target)
         self._disk.sync_folder(self.layout.blobs)
+        self._end_fill(digest)
+
+    def _end_fill(self, digest: Digest) -> None:
+        """Remove the fill of a blob that is whole now, as another file; its old one may still be read."""
+        data = self.layout.fill(digest) / "data"
+        if data.parent.exists():
+            inode = data.stat().st_ino if data.exists() else 0
+            self._disk.remove_tree(data.parent)
+            if inode and self.fill_ended is not None:
+                self.fill_ended(digest, inode)
 
     def _write_pin(self, digest: Digest, reason: str) -> None:
         self._disk.write_file(

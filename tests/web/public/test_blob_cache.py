@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from aibrother_node.content.digest import Digest
-from aibrother_node.store.blobs import OpenBlob
+from aibrother_node.store.open_blob import OpenBlob
 from aibrother_node.web.public.blob_cache import BlobCache
 
 
 def _blob(tmp_path: Path, number: int) -> OpenBlob:
     path = tmp_path / str(number)
     path.write_bytes(b"x" * number)
-    return OpenBlob(Digest(bytes([number]) * 32), os.open(path, os.O_RDONLY), number)
+    return OpenBlob(Digest(bytes([number]) * 32), os.open(path, os.O_RDONLY), number, number)
 
 
 def _is_open(blob: OpenBlob) -> bool:

@@ -28,6 +28,7 @@ from aibrother_node.store.disk import Disk
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.index import Index, ManifestRow, TargetRow, YankedRow
 from aibrother_node.store.layout import Layout
+from aibrother_node.store.withheld import Withheld
 from aibrother_node.web.public.fleet_sight import MirrorSettings
 from aibrother_node.web.public.handler import PublicPlane, Settings
 from aibrother_node.web.public.sender import Sends
@@ -174,7 +175,7 @@ async def running(tmp_path: Path, database: PlaceDatabase | None, **settings: An
     world = World(layout, own, writer, mirrors)
     world.publish()
     reader, plane_settings = BlobReader(layout), Settings(mirrors=mirrors)
-    world.plane = PublicPlane(reader, Sends(60), plane_settings, clock=lambda: world.now)
+    world.plane = PublicPlane(reader, Sends(60, Withheld(layout.withheld)), plane_settings, clock=lambda: world.now)
     server = PublicServer(world.plane, LimitsSection())
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     world.port = listener.sockets[0].getsockname()[1]

@@ -3,14 +3,19 @@
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from aibrother_node.content.digest import Digest
+from aibrother_node.store.open_blob import OpenBlob
+from aibrother_node.store.withheld import Withheld, WithheldWriter
 from aibrother_node.web.public.sender import SLICE, BodyCut, PageCache, Send, Sends
 from aibrother_node.web.ranges import Slice
+
+DIGEST = Digest(bytes(32))
 
 
 class _Wire(asyncio.Protocol):
@@ -46,10 +51,10 @@ class _Wire(asyncio.Protocol):
         return self._out
 
 
-async def send(sends: Sends, wire: _Wire, parts: Sequence[bytes | Slice], fd: int | None) -> None:
+async def send(sends: Sends, wire: _Wire, parts: Sequence[bytes | Slice], blob: OpenBlob | None) -> None:
     """Send an answer, and return or raise as it ended."""
     over: asyncio.Future[BodyCut | None] = asyncio.get_running_loop().create_future()
-    if not sends.start(wire, parts, fd, over.set_result) and (reason := await over) is not None:
+    if not sends.start(wire, parts, blob, over.set_result) and (reason := await over) is not None:
         raise reason
 
 
@@ -78,10 +83,20 @@ async def _connected() -> AsyncIterator[tuple[_Wire, asyncio.StreamReader, async
 
 
 @pytest.fixture
-def content(tmp_path: Path) -> tuple[int, bytes]:
+def content(tmp_path: Path) -> Iterator[tuple[OpenBlob, bytes]]:
     data = os.urandom(1 << 20) * 12
     (tmp_path / "blob").write_bytes(data)
-    return os.open(tmp_path / "blob", os.O_RDONLY), data
+    fd = os.open(tmp_path / "blob", os.O_RDONLY)
+    blob = OpenBlob(DIGEST, fd, len(data), os.fstat(fd).st_ino)
+    yield blob, data
+    blob.close()
+
+
+@pytest.fixture
+def withheld(tmp_path: Path) -> Iterator[Withheld]:
+    table = Withheld(tmp_path / "withheld")
+    yield table
+    table.close()
 
 
 @pytest.mark.parametrize(
@@ -96,14 +111,16 @@ def content(tmp_path: Path) -> tuple[int, bytes]:
         [b"x" * (4 << 20), Slice((12 << 20) - 1, 1)],
     ],
 )
-async def test_every_byte_in_order(content: tuple[int, bytes], parts: Sequence[bytes | Slice]) -> None:
-    fd, data = content
+async def test_every_byte_in_order(
+    content: tuple[OpenBlob, bytes], withheld: Withheld, parts: Sequence[bytes | Slice]
+) -> None:
+    blob, data = content
     expected = b"".join(
         part if isinstance(part, bytes) else data[part.offset : part.offset + part.length] for part in parts
     )
-    sends = Sends(60)
+    sends = Sends(60, withheld)
     async with _connected() as (wire, reader, _):
-        sending = asyncio.create_task(send(sends, wire, parts, fd))
+        sending = asyncio.create_task(send(sends, wire, parts, blob))
         assert await reader.readexactly(len(expected)) == expected
         await sending
         # the connection is as it was: the next answer goes the same way
@@ -111,30 +128,32 @@ async def test_every_byte_in_order(content: tuple[int, bytes], parts: Sequence[b
         assert await reader.readexactly(4) == b"next"
     assert len(sends) == 0
     assert sends.bytes_sent == sum(part.length for part in parts if isinstance(part, Slice))
-    os.close(fd)
 
 
-async def test_a_slow_reader_gets_everything_and_holds_up_nobody(content: tuple[int, bytes]) -> None:
-    fd, data = content
-    sends = Sends(60)
+async def test_a_slow_reader_gets_everything_and_holds_up_nobody(
+    content: tuple[OpenBlob, bytes], withheld: Withheld
+) -> None:
+    blob, data = content
+    sends = Sends(60, withheld)
     async with _connected() as (slow, slow_reader, _), _connected() as (quick, quick_reader, _):
-        sending = asyncio.create_task(send(sends, slow, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, slow, [Slice(0, len(data))], blob))
         await asyncio.sleep(0.05)
         assert not sending.done()
         for _ in range(20):
-            await send(sends, quick, [b"quick", Slice(0, 1000)], fd)
+            await send(sends, quick, [b"quick", Slice(0, 1000)], blob)
             assert await quick_reader.readexactly(1005) == b"quick" + data[:1000]
         assert not sending.done()
         assert await slow_reader.readexactly(len(data)) == data
         await sending
-    os.close(fd)
 
 
-async def test_what_a_client_says_during_its_answer_disturbs_nothing(content: tuple[int, bytes]) -> None:
-    fd, data = content
-    sends = Sends(60)
+async def test_what_a_client_says_during_its_answer_disturbs_nothing(
+    content: tuple[OpenBlob, bytes], withheld: Withheld
+) -> None:
+    blob, data = content
+    sends = Sends(60, withheld)
     async with _connected() as (wire, reader, writer):
-        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], blob))
         await asyncio.sleep(0.02)
         writer.write(b"next request")
         await writer.drain()
@@ -143,14 +162,13 @@ async def test_what_a_client_says_during_its_answer_disturbs_nothing(content: tu
         async with asyncio.timeout(5):
             while wire.received != b"next request":
                 await asyncio.sleep(0.01)
-    os.close(fd)
 
 
-async def test_a_body_that_stops_moving_is_cut(content: tuple[int, bytes]) -> None:
-    fd, data = content
-    sends = Sends(stall_timeout=10)
+async def test_a_body_that_stops_moving_is_cut(content: tuple[OpenBlob, bytes], withheld: Withheld) -> None:
+    blob, data = content
+    sends = Sends(10, withheld)
     async with _connected() as (wire, _, _):
-        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], blob))
         await asyncio.sleep(0.1)
         now = asyncio.get_running_loop().time()
         assert sends.cut_stalled(now) == 0
@@ -158,40 +176,86 @@ async def test_a_body_that_stops_moving_is_cut(content: tuple[int, bytes]) -> No
         with pytest.raises(BodyCut, match="nothing moved for 10 s"):
             await sending
         assert wire.transport is None or wire.transport.is_closing()
-    os.close(fd)
 
 
-async def test_a_client_that_goes_away_ends_its_send(content: tuple[int, bytes]) -> None:
-    fd, data = content
-    sends = Sends(60)
+async def test_a_body_goes_on_up_to_what_was_withheld_meanwhile(
+    content: tuple[OpenBlob, bytes], withheld: Withheld, tmp_path: Path
+) -> None:
+    blob, data = content
+    sends = Sends(60, withheld)
+    writer = WithheldWriter(tmp_path / "withheld")
+    async with _connected() as (slow, reader, _), _connected() as (other, other_reader, _):
+        whole = asyncio.create_task(send(sends, slow, [b"head", Slice(0, len(data))], blob))
+        elsewhere = asyncio.create_task(send(sends, other, [Slice(0, 10 << 20)], blob))
+        assert await reader.readexactly(1 << 20)
+        bad = 11 << 20
+        writer.withhold(DIGEST, blob.inode, [(bad, bad + 100)])
+        writer.withhold(Digest(b"x" * 32), blob.inode, [(0, 100 << 20)])  # of others it isn't concerned
+        rest = await reader.read(-1)
+        assert (1 << 20) + len(rest) == 4 + bad, "it ends right where the bad chunk begins"
+        assert rest == data[(1 << 20) - 4 : bad]
+        with pytest.raises(BodyCut):
+            await whole
+        assert await other_reader.readexactly(10 << 20) == data[: 10 << 20]
+        await elsewhere
+    async with _connected() as (wire, reader, _):
+        with pytest.raises(BodyCut):
+            await send(sends, wire, [b"head", Slice(bad + 1, 10)], blob)
+        assert await reader.read(-1) in (b"head", b""), "none of it, from the first slice on"
+    assert len(sends) == 0
+    writer.close()
+
+
+async def test_what_was_withheld_once_stays_so_for_a_body(
+    content: tuple[OpenBlob, bytes], withheld: Withheld, tmp_path: Path
+) -> None:
+    """The blob may have come back as another file; this body is of the old one."""
+    blob, data = content
+    sends = Sends(60, withheld)
+    writer = WithheldWriter(tmp_path / "withheld")
+    async with _connected() as (wire, reader, _):
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], blob))
+        assert await reader.readexactly(1 << 20)
+        writer.withhold(DIGEST, blob.inode, [(11 << 20, 12 << 20)])
+        assert await reader.readexactly(9 << 20)  # more than buffers hold: the sender has looked meanwhile
+        writer.withhold(DIGEST, blob.inode, [])
+        async with asyncio.timeout(20):
+            assert (10 << 20) + len(await reader.read(-1)) == 11 << 20
+        with pytest.raises(BodyCut):
+            await sending
+    writer.close()
+
+
+async def test_a_client_that_goes_away_ends_its_send(content: tuple[OpenBlob, bytes], withheld: Withheld) -> None:
+    blob, data = content
+    sends = Sends(60, withheld)
     async with _connected() as (wire, _, writer):
-        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], blob))
         await asyncio.sleep(0.05)
         writer.transport.abort()
         async with asyncio.timeout(5):
             with pytest.raises(BodyCut):
                 await sending
     assert len(sends) == 0
-    os.close(fd)
 
 
-async def test_a_file_that_got_shorter_cuts_the_body(tmp_path: Path) -> None:
+async def test_a_file_that_got_shorter_cuts_the_body(tmp_path: Path, withheld: Withheld) -> None:
     path = tmp_path / "blob"
     path.write_bytes(bytes(1000))
     fd = os.open(path, os.O_RDONLY)
-    sends = Sends(60)
+    sends = Sends(60, withheld)
     async with _connected() as (wire, reader, _):
         with pytest.raises(BodyCut, match="shorter"):
-            await send(sends, wire, [b"head", Slice(0, 2000)], fd)
+            await send(sends, wire, [b"head", Slice(0, 2000)], OpenBlob(DIGEST, fd, 1000, 0))
         assert len(await reader.read(5000)) < 2004, "never padded"
     os.close(fd)
 
 
 async def test_what_is_not_in_memory_is_read_by_a_thread(
-    content: tuple[int, bytes], monkeypatch: pytest.MonkeyPatch
+    content: tuple[OpenBlob, bytes], withheld: Withheld, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    fd, data = content
-    sends = Sends(60)
+    blob, data = content
+    sends = Sends(60, withheld)
     cold = {0, 5 * SLICE}
     warmed: list[int] = []
     real = PageCache.warm
@@ -208,11 +272,10 @@ async def test_what_is_not_in_memory_is_read_by_a_thread(
     monkeypatch.setattr(PageCache, "has", has)
     monkeypatch.setattr(sends.pages, "warm", warm)
     async with _connected() as (wire, reader, _):
-        sending = asyncio.create_task(send(sends, wire, [b"head", Slice(0, len(data))], fd))
+        sending = asyncio.create_task(send(sends, wire, [b"head", Slice(0, len(data))], blob))
         assert await reader.readexactly(len(data) + 4) == b"head" + data
         await sending
     assert warmed[0] == 0
-    os.close(fd)
 
 
 def test_the_page_cache_knows_what_was_just_written(tmp_path: Path) -> None:

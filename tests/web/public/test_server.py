@@ -12,6 +12,7 @@ from aibrother_node.config import LimitsSection
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import Layout
+from aibrother_node.store.withheld import Withheld
 from aibrother_node.web.public.handler import PublicPlane, Settings
 from aibrother_node.web.public.sender import Sends
 from aibrother_node.web.public.server import PublicServer
@@ -28,7 +29,7 @@ async def serving(folder: Path, **limits: float) -> AsyncIterator[tuple[PublicSe
     """A server of an empty data directory; yields it, its listener and its port."""
     layout = Layout(folder)
     layout.create(Disk())
-    plane = PublicPlane(BlobReader(layout), Sends(60), Settings())
+    plane = PublicPlane(BlobReader(layout), Sends(60, Withheld(layout.withheld)), Settings())
     server = PublicServer(plane, LimitsSection.model_validate(limits))
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     try:

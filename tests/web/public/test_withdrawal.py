@@ -9,17 +9,20 @@ from typing import TYPE_CHECKING
 
 from aibrother_node.config import LimitsSection
 from aibrother_node.content.digest import Digest
-from aibrother_node.store.blobs import BlobReader, OpenBlob
+from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.index import Index, TargetRow, YankedRow
 from aibrother_node.store.layout import Layout
+from aibrother_node.store.withheld import Withheld
 from aibrother_node.web.public.handler import PublicPlane, Settings
 from aibrother_node.web.public.sender import Sends
 from aibrother_node.web.public.server import PublicServer
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from aibrother_node.store.open_blob import OpenBlob
 
 DATA = b"withdrawn while it is opened"
 DIGEST = Digest(hashlib.sha256(DATA).digest())
@@ -65,7 +68,7 @@ async def test_a_blob_that_was_being_opened_is_not_kept(tmp_path: Path) -> None:
     index.put_catalog("1", [TargetRow(PATH, DIGEST, len(DATA), "m", "1", "f32", DIGEST)], [], whole=True)
     index.close()
     reader = SlowReader(layout)
-    server = PublicServer(PublicPlane(reader, Sends(60), Settings()), LimitsSection())
+    server = PublicServer(PublicPlane(reader, Sends(60, Withheld(layout.withheld)), Settings()), LimitsSection())
     listener = await asyncio.get_running_loop().create_server(server, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     try:

@@ -18,7 +18,10 @@ from aibrother_node.errors import ConfigurationError
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.fleet.nearest import Place
 from aibrother_node.store.blobs import BlobReader
+from aibrother_node.store.disk import Disk
 from aibrother_node.store.layout import Layout
+from aibrother_node.store.withheld import Withheld
+from aibrother_node.traffic import share_counts
 from aibrother_node.web.control.local_socket import LocalSocket
 from aibrother_node.web.public.fleet_sight import MirrorSettings
 from aibrother_node.web.public.handler import PublicPlane, Settings
@@ -50,10 +53,12 @@ class Worker:
 
     Args:
         sockets: listening sockets.
+        name: of the worker's place among the others; a successor has the same.
     """
 
-    def __init__(self, sockets: list[socket.socket]) -> None:
+    def __init__(self, sockets: list[socket.socket], name: str) -> None:
         self._sockets = sockets
+        self._name = name
         self._listeners: list[asyncio.Server] = []
         self._tasks: list[asyncio.Task[None]] = []
         self._context: ssl.SSLContext | None = None
@@ -69,7 +74,8 @@ class Worker:
         self._layout = Layout(config.node.data)
         self._layout.check_version()
         self._context = make_context(config.public)
-        self._sends = Sends(config.limits.send_timeout)
+        share_counts(self._layout.metrics, self._name, Disk())
+        self._sends = Sends(config.limits.send_timeout, Withheld(self._layout.withheld))
         self._plane = PublicPlane(
             BlobReader(self._layout),
             self._sends,
@@ -151,12 +157,15 @@ class Worker:
     async def _sweep(self) -> None:
         now = asyncio.get_running_loop().time()
         self._sends.cut_stalled(now)
+        self._sends.cut_withheld()
         self._server.sweep(now)
+        self._plane.traffic.look(self._sends.bytes_sent, len(self._server))
         # a blob that was removed has no name any more; nobody new gets it from an open descriptor
         self._plane.cache.drop(await asyncio.to_thread(self._nameless, self._plane.cache.digests()))
 
     def _nameless(self, digests: list[Digest]) -> list[Digest]:
-        return [digest for digest in digests if not self._layout.blob(digest).exists()]
+        named = (self._layout.blob, lambda digest: self._layout.fill(digest) / "data")
+        return [digest for digest in digests if not any(path(digest).exists() for path in named)]
 
     async def _store_check(self) -> Check:
         try:
@@ -221,7 +230,7 @@ def main() -> None:
     parser.add_argument("--listen", type=int, nargs="+", required=True)
     options = parser.parse_args()
     sockets = [socket.socket(fileno=fd) for fd in options.listen]
-    run_child(options.name, lambda _: Worker(sockets), options.channel, options.parent)
+    run_child(options.name, lambda _: Worker(sockets, options.name), options.channel, options.parent)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """Open blobs that were asked for lately, so that a request costs no open, stat and close.
 
 Blobs never change, so a descriptor, a size and the header fields laid out from them stay right for as long as they are
-kept. What is being sent is kept open however full the cache is.
+kept. (Of a fill, chunks come and go: it is forgotten when that is told.) What is being sent is kept open however full
+the cache is.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from aibrother_node.content.digest import Digest
-    from aibrother_node.store.blobs import OpenBlob
+    from aibrother_node.store.open_blob import OpenBlob
 
 DEFAULT_CAPACITY: Final = 512
 
@@ -24,7 +25,7 @@ class CachedBlob:
     """An open blob with its representation.
 
     Attributes:
-        blob: the open file.
+        blob: the open file, of a whole blob or of a fill.
         representation: what HTTP says of it, without a file name.
     """
 

@@ -83,6 +83,7 @@ class Connection(asyncio.Protocol):
         self._busy = False
         self._deaf = False  # nothing more is read as a request
         self._client_ended = False
+        self._asked = 0.0
         self._request: Request | None = None
         self._outgoing: Outgoing | None = None
         self._out: socket.socket | None = None
@@ -249,6 +250,7 @@ class Connection(asyncio.Protocol):
     def _answer(self, message: RawRequestMessage | _Fault) -> None:
         self._busy = True
         self.deadline = math.inf
+        self._asked = self._loop.time()
         if isinstance(message, _Fault):
             self._hear_no_more()
             self._send(None, self._server.plane.malformed(message.status, message.title))
@@ -283,9 +285,12 @@ class Connection(asyncio.Protocol):
             http_1_0=request is not None and request.http_1_0,
             keep_alive=not outgoing.close,
         )
+        self._server.plane.traffic.begun(self._loop.time() - self._asked)
         reason: BodyCut | None = None
         try:
-            if not self._server.plane.sends.start(self, (head, *outgoing.answer.parts), outgoing.fd, self._sent_later):
+            if not self._server.plane.sends.start(
+                self, (head, *outgoing.answer.parts), outgoing.blob, self._sent_later
+            ):
                 return
         except BodyCut as error:
             reason = error
@@ -303,8 +308,10 @@ class Connection(asyncio.Protocol):
         self._busy = False
         if outgoing.release is not None:
             outgoing.release()
-        if request is not None and self._server.plane.report is not None:
-            self._server.plane.report(request, outgoing.answer.status, outgoing.answer.body_length, reason is None)
+        plane = self._server.plane
+        plane.traffic.ended(outgoing.answer.status, plane.sends.bytes_sent, cut=reason is not None)
+        if request is not None and plane.report is not None:
+            plane.report(request, outgoing.answer.status, outgoing.answer.body_length, reason is None)
         if reason is not None:
             self.abort()
         elif not outgoing.close:

@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from aibrother_node.errors import Gone, NodeError, NotFound
 from aibrother_node.store.draining import DrainFlag
+from aibrother_node.store.fills import Incomplete, open_fill
 from aibrother_node.store.generation import Generation
+from aibrother_node.store.withheld import first_withheld
+from aibrother_node.traffic import PublicTraffic
 from aibrother_node.web.accept import prefers_json
 from aibrother_node.web.answer import (
     Answer,
@@ -31,6 +34,7 @@ from aibrother_node.web.public.fleet_sight import FleetSight, MirrorSettings
 from aibrother_node.web.public.mirrors import Mirrors, only_if_cached, redirection
 from aibrother_node.web.public.outgoing import Outgoing
 from aibrother_node.web.public.readiness import Check, readiness
+from aibrother_node.web.ranges import Slice
 from aibrother_node.web.targets import (
     BlobTarget,
     ChunksTarget,
@@ -51,7 +55,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping, Sequence
 
     from aibrother_node.content.digest import Digest
-    from aibrother_node.store.blobs import BlobReader, OpenBlob
+    from aibrother_node.store.blobs import BlobReader
+    from aibrother_node.store.open_blob import OpenBlob
     from aibrother_node.web.answer import Header
     from aibrother_node.web.public.catalog_files import Part
     from aibrother_node.web.public.request import Request
@@ -93,6 +98,7 @@ class PublicPlane:
         checks: what `/readyz` asks.
         report: called after each answer with (request, status, body bytes promised, whether all were sent).
         clock: seconds since 1970.
+        traffic: what is counted; the counts of a worker are shared before it is made.
         cache: open blobs.
         catalog: names, documents and metadata.
         sight: the fleet; it wants a `refresh` each second.
@@ -104,6 +110,7 @@ class PublicPlane:
     checks: Sequence[Callable[[], Coroutine[None, None, Check]]] = ()
     report: Callable[[Request, int, int, bool], None] | None = None
     clock: Callable[[], float] = time.time
+    traffic: PublicTraffic = field(default_factory=PublicTraffic)
     cache: BlobCache = field(default_factory=BlobCache)
     catalog: CatalogFiles = field(init=False)
     sight: FleetSight = field(init=False)
@@ -112,6 +119,7 @@ class PublicPlane:
     _drained: DrainFlag = field(init=False)
     _generation: Generation = field(init=False)
     _seen: bytes = field(init=False)
+    _seen_withheld: bytes = field(init=False)
 
     def __post_init__(self) -> None:
         self.catalog = CatalogFiles(self.reader.layout)
@@ -120,6 +128,7 @@ class PublicPlane:
         self._drained = DrainFlag(self.reader.layout)
         self._generation = Generation(self.reader.layout.generation)
         self._seen = self._generation.now()
+        self._seen_withheld = self.sends.withheld.now()
 
     def configure(self, settings: Settings) -> None:
         """Take over changed settings."""
@@ -132,6 +141,10 @@ class PublicPlane:
         if now != self._seen:
             self._seen = now
             self.catalog.forget()
+            self.cache.close()
+        if self.sends.withheld.memory[:8] != self._seen_withheld:
+            # a chunk has gone, or has come: a file may be another one, and a fill have other chunks
+            self._seen_withheld = self.sends.withheld.now()
             self.cache.close()
 
     def begin(self, request: Request) -> Outgoing | Coroutine[None, None, Outgoing]:
@@ -149,7 +162,7 @@ class PublicPlane:
                 return self._later(request, self._elsewhere(request, target))
             match target:
                 case BlobTarget():
-                    entry = None if self._mirrors.may_send_on(request) else self.cache.get(target.digest)
+                    entry = None if self._mirrors.may_send_on(request) else self._at_hand(target.digest)
                     if entry is None:
                         return self._later(request, self._open_blob(request, target))
                     return self._blob(request, target, entry)
@@ -197,7 +210,7 @@ class PublicPlane:
         request: Request,
         result: Answer,
         *,
-        fd: int | None = None,
+        blob: OpenBlob | None = None,
         release: Callable[[], None] | None = None,
         links: tuple[Header, ...] = (),
     ) -> Outgoing:
@@ -205,7 +218,7 @@ class PublicPlane:
         extra = [] if result.status == 204 else cors_headers(request.headers.get("Origin"), self.settings.cors_origins)
         if links and result.status in (200, 206):
             extra += links
-        return Outgoing(result, extra, fd, release, self.settings.draining)
+        return Outgoing(result, extra, blob, release, self.settings.draining)
 
     def malformed(self, status: int, title: str) -> Outgoing:
         """Answer what is no HTTP; the connection ends with it."""
@@ -234,11 +247,35 @@ class PublicPlane:
     ) -> Outgoing:
         try:
             result = self._answer(request, representation)
+            self._refuse_unfinishable(entry.blob, result)
         except BaseException:
             self.cache.release(entry)
             raise
         release = partial(self.cache.release, entry)
-        return self._outgoing(request, result, fd=entry.blob.fd, release=release, links=links)
+        return self._outgoing(request, result, blob=entry.blob, release=release, links=links)
+
+    def _refuse_unfinishable(self, blob: OpenBlob, result: Answer) -> None:
+        """Begin no body that can't be finished.
+
+        Raises:
+            Incomplete: it needs bytes that are not here, or withheld.
+        """
+        withheld = self.sends.withheld.ranges(blob.digest, blob.inode)
+        if blob.is_whole and not withheld:
+            return
+        for part in result.parts:
+            if isinstance(part, Slice) and (
+                first_withheld(withheld, *part) is not None or not blob.holds(part.offset, part.length)
+            ):
+                raise Incomplete(f"a part of {blob.digest} is damaged here, and is being repaired: try another range")
+
+    def _at_hand(self, digest: Digest) -> CachedBlob | None:
+        """An open blob that is answered from without leaving the loop: one of which nothing is missing."""
+        entry = self.cache.get(digest)
+        if entry is None or (entry.blob.is_whole and not self.sends.withheld.ranges(digest, entry.blob.inode)):
+            return entry
+        self.cache.release(entry)
+        return None
 
     async def _open_blob(self, request: Request, target: BlobTarget) -> Outgoing:
         try:
@@ -247,8 +284,24 @@ class PublicPlane:
             raise
         except NotFound as error:
             return await self._absent(request, target.digest, target.filename, error)
+        except Incomplete as error:
+            return await self._incomplete(request, target.digest, target.filename, error)
         location = await self._sent_on(request, target.digest, target.filename, entry)
-        return self._blob(request, target, entry) if location is None else location
+        if location is not None:
+            return location
+        try:
+            return self._blob(request, target, entry)
+        except Incomplete as error:
+            return await self._incomplete(request, target.digest, target.filename, error)
+
+    async def _incomplete(self, request: Request, digest: Digest, filename: str | None, error: Incomplete) -> Outgoing:
+        """Answer for bytes of a blob of which only others are here."""
+        if only_if_cached(request):
+            return self._outgoing(request, problem(504, "Gateway Timeout", str(error), method=request.method))
+        location = await self._mirrors.anywhere(request, digest, filename)
+        if location is None:
+            raise error
+        return self._outgoing(request, redirection(location))
 
     async def _sent_on(
         self, request: Request, digest: Digest, filename: str | None, entry: CachedBlob
@@ -287,9 +340,9 @@ class PublicPlane:
     async def _open_cached(self, digest: Digest) -> CachedBlob:
         """Open a blob that may be served, and keep it open: only under the catalog that said so."""
         while True:
-            before = self._generation.now()
+            before = self._generation.now(), self.sends.withheld.now()
             blob = await asyncio.to_thread(self._open, digest)
-            if self._generation.now() == before:
+            if (self._generation.now(), self.sends.withheld.now()) == before:
                 return self.cache.put(blob)
             blob.close()  # withdrawn meanwhile, perhaps: in the cache nobody would ask again
 
@@ -298,7 +351,20 @@ class PublicPlane:
         reason = self.catalog.withdrawn(digest)
         if reason is not None:
             raise Gone(reason)
-        return self.reader.open_blob(digest)
+        try:
+            return self.reader.open_blob(digest)
+        except NotFound:
+            pass
+        try:
+            fill = open_fill(self.reader.layout, digest)
+        except NotFound:
+            return self.reader.open_blob(digest)  # it may have become whole in between
+        if fill.state.why == "damaged" and fill.state.certain:
+            return fill
+        fill.close()
+        if fill.state.why == "damaged":
+            raise Incomplete(f"{digest} is damaged here, and is being repaired")
+        raise NotFound(f"{digest} is not here")
 
     def _part_at_once(self, request: Request, target: PartTarget) -> Outgoing | None:
         """Answer a part that was asked for lately, without leaving the loop; None where that can't be."""
@@ -306,7 +372,7 @@ class PublicPlane:
         if part is None or self._mirrors.may_send_on(request):
             return None
         links = self._mirrors.links_at_once(request, part.digest, target.filename)
-        entry = None if links is None else self.cache.get(part.digest)
+        entry = None if links is None else self._at_hand(part.digest)
         return None if links is None or entry is None else self._from_blob(request, part.representation, entry, links)
 
     async def _part(self, request: Request, target: PartTarget) -> Outgoing:
@@ -318,8 +384,15 @@ class PublicPlane:
             raise
         except NotFound as error:
             return await self._absent(request, part.digest, target.filename, error, part)
+        except Incomplete as error:
+            return await self._incomplete(request, part.digest, target.filename, error)
         location = await self._sent_on(request, part.digest, target.filename, entry)
-        return self._from_blob(request, part.representation, entry, links) if location is None else location
+        if location is not None:
+            return location
+        try:
+            return self._from_blob(request, part.representation, entry, links)
+        except Incomplete as error:
+            return await self._incomplete(request, part.digest, target.filename, error)
 
     async def _elsewhere(self, request: Request, target: Target) -> Outgoing:
         return self._outgoing(request, await self._mirrors.instead(request, target))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from aibrother_node.store.open_blob import OpenBlob
     from aibrother_node.web.answer import Answer, Header
 
 _REASONS: Final = {status.value: status.phrase for status in HTTPStatus}
@@ -59,13 +60,13 @@ class Outgoing:
     Attributes:
         answer: what to send.
         extra: header fields beside the answer's own (CORS).
-        fd: the file that the answer's slices are of.
+        blob: the open file that the answer's slices are of.
         release: called once, when the file is no longer needed.
         close: end the connection after this answer.
     """
 
     answer: Answer
     extra: Iterable[Header] = ()
-    fd: int | None = None
+    blob: OpenBlob | None = None
     release: Callable[[], None] | None = None
     close: bool = False

@@ -1,6 +1,6 @@
 """Carries an answer's bytes to a client: memory by send, files by sendfile, never more than a slice at a time.
 
-It decides nothing. What is sent, in which order, stands in the answer; this module only moves it, and keeps three
+It decides nothing. What is sent, in which order, stands in the answer; this module only moves it, and keeps four
 promises while doing so:
 
 - **Fairness.** At most `SLICE` bytes go out for one client at a time, and after `_TURN` bytes the loop looks at what
@@ -8,6 +8,8 @@ promises while doing so:
 - **The loop doesn't wait for the disk.** Before 2 MiB are sent, one byte at their end is read with RWF_NOWAIT
   (preadv2(2)); where the page cache hasn't got it, a thread reads them first.
 - **A body that stops moving is cut**, by whoever owns the set of active sends (`Sends.cut_stalled`).
+- **What is withheld isn't sent** (store/withheld.py). Before each slice a number in mapped memory is compared; a body
+  that needs bytes which have been withheld goes on up to them and is cut there, also if they are repaired meanwhile.
 
 Sending is done on a duplicate of the socket's descriptor: the event loop allows no second writer on a descriptor that
 belongs to a transport, and the transport stays what reads the next request.
@@ -24,14 +26,19 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
+from aibrother_node.store.withheld import first_withheld, merged
 from aibrother_node.web.ranges import Slice
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from aibrother_node.store.open_blob import OpenBlob
+    from aibrother_node.store.withheld import Ranges, Withheld
+
 SLICE: Final = 512 << 10
 """Most bytes of one client at a time. Measured at half, twice, four and eight times as much: all cost more per byte."""
 _TLS_SLICE: Final = 256 << 10  # passes through memory, so this is what a stalled client costs
+_ENCRYPTED: Final = 512 << 10  # at most so much waits in asyncio's TLS transport beyond what it says, encrypted already
 _TURN: Final = 4 << 20  # bytes between two looks at the selector: what a new request waits for
 _QUICK_BYTES: Final = 4 << 20  # a client that takes this much of one body within this time …
 _QUICK_SECONDS: Final = 1.0
@@ -59,6 +66,20 @@ class Wire(Protocol):
 
     def out(self) -> socket.socket:
         """A duplicate of the connection's socket, the same at each call, open until the connection is lost."""
+
+
+def up_to_withheld(barred: Ranges, offset: int, length: int) -> int:
+    """How many of `length` bytes at `offset` come before the first that is withheld.
+
+    Raises:
+        BodyCut: none do.
+    """
+    first = first_withheld(barred, offset, length)
+    if first is None:
+        return length
+    if first == offset:
+        raise BodyCut("the next bytes are withheld: a bad chunk was found")
+    return first - offset
 
 
 class BodyCut(ConnectionError):
@@ -102,12 +123,18 @@ class PageCache:
 
 
 class Sends:
-    """The bodies that one worker is sending now."""
+    """The bodies that one worker is sending now.
 
-    def __init__(self, stall_timeout: float) -> None:
+    Args:
+        stall_timeout: seconds after which a body that doesn't move is cut.
+        withheld: what of which file isn't to be sent.
+    """
+
+    def __init__(self, stall_timeout: float, withheld: Withheld) -> None:
         self.stall_timeout = stall_timeout
+        self.withheld = withheld
         self.pages = PageCache()
-        self.bytes_sent = 0
+        self.bytes_sent = 0  # of bodies; what a TLS transport holds counts as sent
         self._active: set[Send] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.loop = asyncio.get_running_loop()
@@ -163,14 +190,18 @@ class Sends:
             self.loop.call_soon(self._turn)
 
     def start(
-        self, wire: Wire, answer: Sequence[bytes | Slice], fd: int | None, ended: Callable[[BodyCut | None], None]
+        self,
+        wire: Wire,
+        answer: Sequence[bytes | Slice],
+        blob: OpenBlob | None,
+        ended: Callable[[BodyCut | None], None],
     ) -> bool:
         """Begin to send an answer's bytes.
 
         Args:
             wire: a connection whose own write buffer is empty.
             answer: the head and the parts after it: bytes, or slices of the file.
-            fd: the file that slices are of; it stays open until the end.
+            blob: the file that slices are of; it stays open until the end.
             ended: called once when not everything goes out at once: later, with None when the rest did, else with why
                 it was cut; the connection has then been aborted.
 
@@ -184,14 +215,14 @@ class Sends:
         if transport is None or transport.is_closing():
             raise BodyCut("closed by the client")
         if transport.get_extra_info("sslcontext") is None:
-            send = _PlainSend(self, wire, transport, answer, fd, ended)
+            send = _PlainSend(self, wire, transport, answer, blob, ended)
             if send.begin():
                 return True
             self._active.add(send)
             wire.sending = send
             send.watch()
         else:
-            encrypted = _EncryptedSend(self, transport, wire.writable, answer, fd)
+            encrypted = _EncryptedSend(self, transport, wire.writable, answer, blob)
             self._active.add(encrypted)
             wire.sending = encrypted
             task = self.loop.create_task(self._encrypt(encrypted, wire, transport, ended))
@@ -231,6 +262,15 @@ class Sends:
             self._epoll.close()
             self._epoll = None
 
+    def cut_withheld(self) -> None:
+        """Cut bodies whose withheld bytes wait in memory; to be called again and again.
+
+        Only TLS has such memory: what a plain socket was given has left this process.
+        """
+        for send in list(self._active):
+            if isinstance(send, _EncryptedSend):
+                send.cut_withheld()
+
     def cut_stalled(self, now: float) -> int:
         """Abort the sends that have moved nothing for `stall_timeout` seconds of the loop's clock.
 
@@ -262,7 +302,7 @@ class _PlainSend:
         wire: Wire,
         transport: asyncio.Transport,
         parts: Sequence[bytes | Slice],
-        fd: int | None,
+        blob: OpenBlob | None,
         ended: Callable[[BodyCut | None], None],
     ) -> None:
         self._sends = sends
@@ -271,7 +311,11 @@ class _PlainSend:
         self._loop = sends.loop
         self._socket = wire.out()
         self._out = self._socket.fileno()
-        self._fd = -1 if fd is None else fd
+        self._fd = -1 if blob is None else blob.fd
+        self._blob = blob
+        self._withheld = sends.withheld
+        self._looked = b""
+        self._barred: Ranges = ()
         self._parts = parts
         self._ended = ended
         self._next = 0
@@ -402,6 +446,10 @@ class _PlainSend:
         """
         if self._view is None:
             offset, left = self._offset, self._left
+            if self._withheld.memory[:8] != self._looked:
+                self._look()
+            if self._barred:
+                left = up_to_withheld(self._barred, offset, left)
             if offset >= self._warm_until:
                 window = min(_WINDOW, left)
                 if not self._sends.pages.has(self._fd, offset, window):
@@ -418,6 +466,8 @@ class _PlainSend:
         else:
             more = self._next < len(self._parts)
             sent = self._socket.send(self._view, socket.MSG_MORE if more else 0)
+            if self._next > 1:  # the head is none of the body
+                self._sends.bytes_sent += sent
             self._view = self._view[sent:]
         self._sent += sent
         self._left -= sent
@@ -425,6 +475,12 @@ class _PlainSend:
             self._take_part()
             return True
         return self._view is not None
+
+    def _look(self) -> None:
+        """See what is withheld; what once was stays so for this body: it may be of a file that another has replaced."""
+        assert self._blob is not None
+        self._barred = merged([*self._barred, *self._withheld.ranges(self._blob.digest, self._blob.inode)])
+        self._looked = self._withheld.seen
 
     def _warm(self, length: int) -> None:
         """Have a thread read the slice; until it has, room on the socket is of no interest."""
@@ -455,13 +511,17 @@ class _EncryptedSend:
         transport: asyncio.Transport,
         writable: asyncio.Event,
         parts: Sequence[bytes | Slice],
-        fd: int | None,
+        blob: OpenBlob | None,
     ) -> None:
         self._sends = sends
         self._transport = transport
         self._writable = writable
         self._parts = parts
-        self._fd = -1 if fd is None else fd
+        self._fd = -1 if blob is None else blob.fd
+        self._blob = blob
+        self._looked = b""
+        self._barred: Ranges = ()
+        self._read_to = 0
         self._loop = asyncio.get_running_loop()
         self._socket: socket.socket = transport.get_extra_info("socket")
         self._cut: str | None = None
@@ -469,13 +529,14 @@ class _EncryptedSend:
         self._acknowledged = _bytes_acknowledged(self._socket)
 
     async def run(self) -> None:
-        for part in self._parts:
+        for number, part in enumerate(self._parts):
             if isinstance(part, Slice):
                 offset, end = part.offset, part.offset + part.length
                 while offset < end:
                     offset += await self._write(await self._read(offset, min(_TLS_SLICE, end - offset)))
             else:
                 await self._write(part)
+                self._sends.bytes_sent += len(part) if number else 0  # the head is none of the body
 
     def last_moved(self, now: float) -> float:
         # the transport's buffers hide small steps; the kernel knows what the client has confirmed
@@ -491,13 +552,34 @@ class _EncryptedSend:
         self._writable.set()
 
     async def _read(self, offset: int, length: int) -> bytes:
+        length = self._allowed(offset, length)
         if not self._sends.pages.has(self._fd, offset, length):
             await self._loop.run_in_executor(None, self._sends.pages.warm, os.dup(self._fd), offset, length)
+            length = self._allowed(offset, length)
         data = os.pread(self._fd, length, offset)
         if not data:
             raise BodyCut("the file is shorter than it was")
         self._sends.bytes_sent += len(data)
+        self._read_to = offset + len(data)
         return data
+
+    def _allowed(self, offset: int, length: int) -> int:
+        """How many of these bytes may be sent now."""
+        withheld = self._sends.withheld
+        if withheld.memory[:8] != self._looked:
+            assert self._blob is not None
+            self._barred = merged([*self._barred, *withheld.ranges(self._blob.digest, self._blob.inode)])
+            self._looked = withheld.seen
+        return up_to_withheld(self._barred, offset, length) if self._barred else length
+
+    def cut_withheld(self) -> None:
+        """End it where bytes that are withheld by now wait in the transport's buffers."""
+        if self._blob is None or self._sends.withheld.memory[:8] == self._looked:
+            return
+        waiting = min(self._transport.get_write_buffer_size() + _ENCRYPTED, self._read_to)
+        self._allowed(0, 0)
+        if waiting and first_withheld(self._barred, self._read_to - waiting, waiting) is not None:
+            self.cut("what waits to be sent is withheld")
 
     async def _write(self, data: bytes) -> int:
         if self._cut is not None or self._transport.is_closing():

@@ -58,6 +58,7 @@ class PublicServer:
         if len(self._connections) < self.limits.max_connections and not self._draining:
             self._connections.add(connection)
             return True
+        self.plane.traffic.count(503)
         if connection.transport is not None:
             connection.transport.write(render_head(503, _OVERLOADED, self.date.now(), http_1_0=False, keep_alive=False))
             connection.transport.close()
