@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import urlencode
 
-from aibrother_node.errors import InvalidInput, NodeError, Refused, Temporary
+from aibrother_node.errors import InvalidInput, NodeError, Refused, Temporary, VerificationFailed
 from aibrother_node.web.errors import error_of
 
 if TYPE_CHECKING:
@@ -25,6 +25,8 @@ _KINDS: Final[Mapping[int, type[NodeError]]] = {
     408: Temporary,
     413: InvalidInput,
     415: InvalidInput,
+    422: VerificationFailed,
+    423: Temporary,
     429: Temporary,
     504: Temporary,
 }

@@ -8,7 +8,7 @@ import logging
 import os
 import socket
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from aiohttp import web
 
@@ -33,13 +33,15 @@ from aibrother_tools.serve.child import every, run_child
 from aibrother_tools.serve.fleet_service import FleetService
 from aibrother_tools.serve.jobs_service import JobsService
 from aibrother_tools.serve.lifecycle import Lifecycle
+from aibrother_tools.serve.publishing_service import PublishingService
 from aibrother_tools.serve.sockets import BACKLOG
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
+    from aibrother_node.catalog.accept import Draft
     from aibrother_node.config import NodeConfig
     from aibrother_node.web.control.admin.operation import Operation
     from aibrother_tools.serve.channel import Questions
@@ -52,6 +54,7 @@ _CONNECTIONS: Final = 128  # of a plane, at a time
 _JOBS_PATIENCE: Final = 5.0  # seconds for jobs to come to the end of a step
 _SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
 _LOG: Final = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
 
 class Control:
@@ -84,6 +87,7 @@ class Control:
         self._thread: StoreThread
         self._admin: AdminService
         self._jobs: JobsService
+        self._publishing: PublishingService
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
         self._fleet: FleetService | None = None
@@ -104,6 +108,7 @@ class Control:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
         self._admin = AdminService(layout)
         self._jobs = JobsService(layout, self._metrics.registry)
+        self._publishing = PublishingService(layout, self._thread, lambda: self._config, self._accept)
         await self._admin.start(self._operations())
         local = LocalPlane(self._thread, self._edit, self._admin, self._admin.audit, self._clock_skew)
         self._runner = web.AppRunner(local.application(self._admin.local), access_log=None)
@@ -121,6 +126,7 @@ class Control:
             await fleet.start(self._fleet_sockets, self._fleet_context)
             self._fleet = fleet
         await self._jobs.start()
+        self._publishing.start()
         plane = ControlPlane(self._metrics.registry, self._measure)
         await self._serve(plane.application(self._admin.guarded), self._control_sockets)
         await self._serve(plane.metrics_alone(), self._metrics_sockets)
@@ -154,6 +160,7 @@ class Control:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._publishing.close()
         await self._admin.close()
         (Layout(self._config.node.data).run / NAME).unlink(missing_ok=True)
         await self._thread.close()
@@ -167,7 +174,8 @@ class Control:
             audit=self._admin.audit,
             store=self._thread,
         )
-        return [*node.operations(), *self._jobs.operations(), *self._lifecycle.operations()]
+        parts = (node, self._jobs, self._lifecycle, self._publishing)
+        return [operation for part in parts for operation in part.operations()]
 
     async def _tell_fleet(self, state: str) -> None:
         if self._fleet is not None and not self._ending:
@@ -194,8 +202,18 @@ class Control:
             _LOG.exception("what an interruption left could not be put right; the next start tries again")
 
     async def _edit(self, action: Mapping[str, Any]) -> dict[str, Any]:
-        def edit(store: BlobStore) -> dict[str, Any]:
-            return self._desk(store).run(action, utc_now()).to_json()
+        return await self._at_desk(lambda desk: desk.run(action, utc_now()).to_json())
+
+    async def _accept(self, draft: Draft) -> dict[str, int]:
+        """Take in roles that a publisher has signed elsewhere."""
+        await asyncio.to_thread(self._desk(self._thread.store).inspect, draft)  # it reads every file that is new
+        return await self._at_desk(lambda desk: desk.accept(draft, utc_now()))
+
+    async def _at_desk(self, work: Callable[[Desk], _Result]) -> _Result:
+        """Change the catalog, alone, and let the fleet know."""
+
+        def edit(store: BlobStore) -> _Result:
+            return work(self._desk(store))
 
         fleet = self._fleet
         if fleet is None:
