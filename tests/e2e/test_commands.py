@@ -347,6 +347,7 @@ COMMANDS = [
     "edit",
     "fleet",
     "init",
+    "jobs",
     "keys",
     "list",
     "peers",

@@ -32,6 +32,7 @@ _COMMANDS: Final = {
     "edit": "Change what the catalog says of releases.",
     "fleet": "The fleet: which nodes the catalog admits.",
     "init": "Make a data directory, the node's key and a catalog.",
+    "jobs": "List, show, watch and change the jobs of a running node.",
     "keys": "The catalog's keys.",
     "list": "List the releases of the verified catalog.",
     "peers": "List the nodes of the fleet as this node sees them.",
