@@ -57,6 +57,7 @@ TEXTS: Final = {
     "upstream.public_url": Shown.URL,
     "log.level": Shown.WHOLE,
     "log.format": Shown.WHOLE,
+    "log.access_log": Shown.WHOLE,
     "log.ship_to": Shown.HOST,
     "alerts.webhooks": Shown.HOST,
 }

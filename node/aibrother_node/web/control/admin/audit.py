@@ -287,8 +287,6 @@ class AuditLog:
                 self._db = None
             self._merged.clear()  # what it names may not be there
             found = named(error) if isinstance(error, sqlite3.Error) else error
-            if isinstance(found, sqlite3.OperationalError):
-                found = Temporary(f"the audit log can't be written now: {found}")
             self._waiting.extend(write for write in batch if write.keep)
             for write in batch:
                 _tell(write, None, found)

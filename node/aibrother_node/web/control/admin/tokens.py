@@ -164,7 +164,7 @@ class TokenFiles:
         if not self._folder.is_dir():
             self._disk.make_folder(self._folder, 0o700)  # a directory that an older version made
             self._disk.sync_folder(self._folder.parent)
-        if len(self.read()) >= MAX_TOKENS:
+        if sum(one.id != token.id for one in self.read()) >= MAX_TOKENS:
             raise Refused(f"there are {MAX_TOKENS} tokens; revoke some that nobody uses")
         data = json.dumps(token.model_dump(mode="json"), indent=1).encode() + b"\n"
         aside = self._folder / f"{token.id}.new"
