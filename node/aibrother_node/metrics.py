@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from aibrother_node.fleet.table import Verdict
+from aibrother_node.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -39,10 +40,12 @@ class FleetMetrics:
 
     Attributes:
         registry: what `/metrics` shows.
+        traffic: the requests of control's own planes.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self.registry = registry = CollectorRegistry()
+        self.traffic = Traffic(registry)
         self._clock = clock
         self._expires: float | None = None
         self._behind_since: float | None = None

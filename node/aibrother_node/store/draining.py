@@ -110,10 +110,12 @@ def restore(layout: Layout) -> bool:
 
 def set_flag(layout: Layout, *, up: bool) -> None:
     """Write the byte that workers look at."""
+    wanted = b"\1" if up else b"\0"
     fd = _open(layout.drain_flag)
     try:
         # by a write, not by memory: on a full disk that is an error, where a page that can't be had is a signal
-        os.pwrite(fd, b"\1" if up else b"\0", 0)
+        if os.pread(fd, 1, 0) != wanted:
+            os.pwrite(fd, wanted, 0)
     finally:
         os.close(fd)
 
@@ -126,10 +128,10 @@ class DrainFlag:
     """
 
     def __init__(self, layout: Layout) -> None:
+        if not layout.drain_flag.exists():
+            restore(layout)
         fd = _open(layout.drain_flag)
         try:
-            if os.fstat(fd).st_size == 0:
-                os.pwrite(fd, b"\0" if drained(layout) is None else b"\1", 0)
             self._map = mmap.mmap(fd, 1, prot=mmap.PROT_READ)
         finally:
             os.close(fd)
@@ -144,4 +146,11 @@ class DrainFlag:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.fstat(fd).st_size == 0:
+            os.ftruncate(fd, 1)  # a hole, which reads as 0 and takes no room
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd

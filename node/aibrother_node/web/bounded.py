@@ -24,7 +24,9 @@ from aiohttp.http_exceptions import HttpProcessingError
 if TYPE_CHECKING:
     import socket
     import ssl
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+
+    from aiohttp.typedefs import Handler, Middleware
 
 _HANDSHAKE: Final = 10.0
 _LINGERING: Final = 1.0  # seconds in which the rest of a body that was refused may come
@@ -39,9 +41,20 @@ class BoundedServer:
         most: connections at a time.
         idle: seconds in which something has to come.
         shutdown: seconds for answers that are under way at the end.
+        count: called with the status of each answer; what is no HTTP is not among them.
     """
 
-    def __init__(self, application: web.Application, *, most: int, idle: float = 75.0, shutdown: float = 2.0) -> None:
+    def __init__(
+        self,
+        application: web.Application,
+        *,
+        most: int,
+        idle: float = 75.0,
+        shutdown: float = 2.0,
+        count: Callable[[int], None] | None = None,
+    ) -> None:
+        if count is not None:
+            application.middlewares.insert(0, _counting(count))
         self._runner = web.AppRunner(
             application,
             access_log=None,
@@ -206,6 +219,23 @@ def _close_unless_begun(connection: _Connection, accepted: socket.socket, task: 
     if not task.cancelled():
         with contextlib.suppress(Exception):
             task.result()
+
+
+def _counting(count: Callable[[int], None]) -> Middleware:
+    @web.middleware
+    async def counting(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            response = await handler(request)
+        except web.HTTPException as error:
+            count(error.status)
+            raise
+        except Exception:
+            count(500)
+            raise
+        count(response.status)
+        return response
+
+    return counting
 
 
 def _log_of_aiohttp() -> logging.Logger:

@@ -21,6 +21,7 @@ from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.index import IndexReader
 from aibrother_node.store.layout import DirectoryLock, Layout
+from aibrother_node.traffic import SharedCounts, Together
 from aibrother_node.web.bounded import BoundedServer
 from aibrother_node.web.control.admin.node_routes import NodeRoutes
 from aibrother_node.web.control.local import LocalPlane, StoreThread, tidy_up
@@ -127,7 +128,7 @@ class Control:
             self._fleet = fleet
         await self._jobs.start()
         self._publishing.start()
-        plane = ControlPlane(self._metrics.registry, self._measure)
+        plane = ControlPlane(Together(self._metrics.registry, SharedCounts(layout.metrics)), self._measure)
         await self._serve(plane.application(self._admin.guarded), self._control_sockets)
         await self._serve(plane.metrics_alone(), self._metrics_sockets)
         self._tasks = [
@@ -184,7 +185,8 @@ class Control:
     async def _serve(self, application: web.Application, sockets: Sequence[socket.socket]) -> None:
         if not sockets:
             return
-        plane = BoundedServer(application, most=_CONNECTIONS, idle=_KEEPALIVE, shutdown=_SHUTDOWN)
+        count = self._metrics.traffic.count_for("control")
+        plane = BoundedServer(application, most=_CONNECTIONS, idle=_KEEPALIVE, shutdown=_SHUTDOWN, count=count)
         self._planes.append(plane)
         await plane.start(sockets, None, BACKLOG)
 

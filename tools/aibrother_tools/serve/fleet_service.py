@@ -150,7 +150,8 @@ class FleetService:
         self._following = await CatalogFollowing.begin(
             self._config, self._layout, self._thread, self._metrics, self._gossip, self.catalog_changed
         )
-        server = BoundedServer(FleetListener(self).application(), most=_CONNECTIONS, idle=60.0)
+        count = self._metrics.traffic.count_for("fleet")
+        server = BoundedServer(FleetListener(self).application(), most=_CONNECTIONS, idle=60.0, count=count)
         self._exit.push_async_callback(server.close)
         await server.start(sockets, context, BACKLOG)
         self._tasks = [

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import Temporary
 from aibrother_node.fleet.identity import NodeKey
+from aibrother_node.store.disk import Disk
 from aibrother_node.store.draining import restore
 from aibrother_node.store.layout import DirectoryLock, Layout
+from aibrother_node.traffic import forget_counts
 from aibrother_tools.serve.logs import set_up_logging
 from aibrother_tools.serve.notify import Notifier
 from aibrother_tools.serve.places import check_places
@@ -67,6 +69,7 @@ def serve(
             f"{layout.root} is in use: a node is running on it already, or a command is changing it"
         ) from None
     with lock:
+        forget_counts(layout.metrics, Disk())
         if restore(layout):
             _LOG.warning("this node is drained: it serves no content until `undrain`")
         listening = listen(config, origins, layout, os.environ)

@@ -19,7 +19,8 @@ from aibrother_node.web.responses import response
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from prometheus_client import CollectorRegistry
+    from prometheus_client.registry import Collector
+
 _LOG: Final = logging.getLogger(__name__)
 _BODY_CEILING: Final = 1 << 16  # nothing here takes a body; the admin API has ceilings of its own
 
@@ -32,7 +33,7 @@ class ControlPlane:
         refresh: awaited before that, to bring up to date what nobody reports as it changes.
     """
 
-    def __init__(self, registry: CollectorRegistry, refresh: Callable[[], Awaitable[None]] | None = None) -> None:
+    def __init__(self, registry: Collector, refresh: Callable[[], Awaitable[None]] | None = None) -> None:
         self._registry = registry
         self._refresh = refresh
 
