@@ -18,6 +18,7 @@ from aibrother_tools.remote import Remote, remote_options
 def status(app: App, as_json: bool, remote: Remote | None) -> None:
     """Tell how the node is: from the running node, or from disk when none runs."""
     from aibrother_tools.admin_client import admin_of
+    from aibrother_tools.job_words import counted, paced
     from aibrother_tools.local_client import Unreachable
     from aibrother_tools.reports import status_report
 
@@ -34,6 +35,9 @@ def status(app: App, as_json: bool, remote: Remote | None) -> None:
     click.echo(f"state    {'running' if node['running'] else 'stopped'}, version {node['version']}")
     click.echo(f"catalog  {_catalog(report['catalog'])}")
     click.echo(f"store    {store['blobs']} blobs, {human_bytes(store['bytes'])}; {human_bytes(store['free'])} free")
+    for job in report["jobs"]:
+        pace = paced(job)
+        click.echo(f"job      {job['kind']} {job['id']} {job['state']}: {counted(job)}{f'; {pace}' if pace else ''}")
 
 
 def _catalog(found: dict[str, Any] | None) -> str:
