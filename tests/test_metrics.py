@@ -24,6 +24,7 @@ from aibrother_node.fleet.members import Member
 from aibrother_node.fleet.peering import PeerState
 from aibrother_node.fleet.table import Verdict
 from aibrother_node.metrics import MAX_REASONS, FleetMetrics
+from aibrother_node.traffic import PublicTraffic
 from aibrother_node.web.control.plane import ControlPlane
 
 NOW = 1_800_000_000.0
@@ -179,7 +180,10 @@ def test_prometheus_own_linter_finds_nothing(measured: Measured) -> None:
 
 def test_the_guide_has_every_metric(measured: Measured) -> None:
     guide = (Path(__file__).parent.parent / "docs/operating.md").read_text(encoding="utf-8")
-    names = {one.name + ("_total" if one.type == "counter" else "") for one in measured.metrics.registry.collect()}
+    of_workers = CollectorRegistry()
+    PublicTraffic(of_workers)
+    families = [*measured.metrics.registry.collect(), *of_workers.collect()]
+    names = {one.name + ("_total" if one.type == "counter" else "") for one in families}
     assert set(re.findall(r"`(aibrother_[a-z_]+)", guide)) == names
 
 
@@ -188,7 +192,7 @@ def test_the_guide_has_every_metric(measured: Measured) -> None:
 
 @asynccontextmanager
 async def running(plane: ControlPlane) -> AsyncIterator[aiohttp.ClientSession]:
-    runner = web.AppRunner(plane.application(), access_log=None)
+    runner = web.AppRunner(plane.metrics_alone(), access_log=None)
     await runner.setup()
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
