@@ -153,7 +153,7 @@ class AdminApi:
         retry: float | None = None,
     ) -> web.Response:
         """Enter a refusal, and answer it."""
-        key = f"{status} {who.caller or network_of(who.address)}"
+        key = f"{status} {who.caller or network_of(who.address)} {reason}"
         merge = None if self._rows.failed(key) is None else key
         action = operation.name if operation is not None else _action_of(request, self._operations)
         target = {"method": request.method, "path": request.path[:200]}
