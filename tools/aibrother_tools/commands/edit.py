@@ -9,6 +9,7 @@ import click
 from aibrother_tools.app import App, data_option, json_option, pass_app
 from aibrother_tools.commands._edit_catalog import REFERENCES
 from aibrother_tools.commands._edit_catalog import edit as edit_releases
+from aibrother_tools.commands._editor import Editor, editing_options
 
 
 @click.command()
@@ -20,10 +21,12 @@ from aibrother_tools.commands._edit_catalog import edit as edit_releases
 @click.option("--min-memory-bytes", type=click.IntRange(min=1), help="What a machine should have.")
 @click.option("--url", "urls", multiple=True, help="All URLs from now on; may be repeated.")
 @data_option
+@editing_options
 @json_option
 @pass_app
 def edit(
     app: App,
+    editor: Editor,
     references: tuple[str, ...],
     licence: str | None,
     tags: tuple[str, ...],
@@ -46,4 +49,4 @@ def edit(
     if not changes:
         raise click.UsageError("say what to change: --license, --tag, --description …")
     action = {"do": "edit", "references": list(references), "changes": changes}
-    edit_releases(app, action, "edited", as_json=as_json)
+    edit_releases(app, editor, action, "edited", as_json=as_json)

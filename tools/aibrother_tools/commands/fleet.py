@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from aibrother_tools.app import App, data_option, json_option, pass_app, print_json, warn
+from aibrother_tools.commands._editor import Editor, editing_options
 
 if TYPE_CHECKING:
     from aibrother_node.catalog.entries import FleetDocument
@@ -32,10 +33,12 @@ def fleet() -> None:
 @click.option("--latitude", type=click.FloatRange(-90, 90), help="In degrees; with --longitude.")
 @click.option("--longitude", type=click.FloatRange(-180, 180), help="In degrees; with --latitude.")
 @data_option
+@editing_options
 @json_option
 @pass_app
 def admit(
     app: App,
+    editor: Editor,
     node: str,
     key: str | None,
     region: str | None,
@@ -64,40 +67,42 @@ def admit(
         "longitude": longitude,
     }
     if _DIGITS.fullmatch(node) and not Path(node).exists():
-        node_id, key = node, _key_of(_members(app), node, key, said)
+        node_id, key = node, _key_of(_members(app, editor), node, key, said)
     else:
         node_id, key = _read(Path(node), key, said)
     try:
         FleetNode(node_id, key, **said)  # type: ignore[arg-type]  # mypy takes them for values of one type
     except InvalidInput as error:
         raise click.UsageError(str(error)) from error
-    _edit(app, {"do": "admit", "id": node_id, "key": key, "said": said}, "admitted", as_json=as_json)
+    _edit(app, editor, {"do": "admit", "id": node_id, "key": key, "said": said}, "admitted", as_json=as_json)
 
 
 @fleet.command()
 @click.argument("node_id", metavar="ID")
 @data_option
+@editing_options
 @json_option
 @pass_app
-def revoke(app: App, node_id: str, as_json: bool) -> None:
+def revoke(app: App, editor: Editor, node_id: str, as_json: bool) -> None:
     """Take a node's membership away; ID may be the first 8 or more digits. `fleet admit` takes it back in."""
     from aibrother_node.catalog.fleet_editing import find
     from aibrother_node.errors import InvalidInput
 
     try:
-        found = find(_members(app), node_id)
+        found = find(_members(app, editor), node_id)
     except InvalidInput as error:
         raise click.UsageError(str(error)) from error
-    _edit(app, {"do": "revoke", "id": found.id}, "revoked", as_json=as_json)
+    _edit(app, editor, {"do": "revoke", "id": found.id}, "revoked", as_json=as_json)
 
 
 @fleet.command(name="list")
 @data_option
+@editing_options
 @json_option
 @pass_app
-def list_fleet(app: App, as_json: bool) -> None:
+def list_fleet(app: App, editor: Editor, as_json: bool) -> None:
     """List the nodes of the verified catalog, revoked ones too."""
-    members = _members(app)
+    members = _members(app, editor)
     if as_json:
         print_json({"version": members.version, "nodes": [node.to_json() for node in members.nodes]})
         return
@@ -105,11 +110,11 @@ def list_fleet(app: App, as_json: bool) -> None:
         click.echo(f"{node.id}  {node.state:8}  {node.region or '-'}  {node.url or '-'}  {node.gossip_url or '-'}")
 
 
-def _members(app: App) -> FleetDocument:
+def _members(app: App, editor: Editor) -> FleetDocument:
     from aibrother_node.catalog.reading import fleet as members
-    from aibrother_tools.catalog_client import open_catalog
 
-    return members(open_catalog(app.load().config))
+    with editor.catalog(app) as catalog:
+        return members(catalog)
 
 
 def _key_of(members: FleetDocument, node_id: str, key: str | None, said: dict[str, Any]) -> str:
@@ -153,10 +158,8 @@ def _read(path: Path, key: str | None, said: dict[str, Any]) -> tuple[str, str]:
     return record.id, record.key
 
 
-def _edit(app: App, action: dict[str, Any], done: str, *, as_json: bool) -> None:
-    from aibrother_tools.catalog_client import edit_catalog
-
-    answer = edit_catalog(app.load().config, action)
+def _edit(app: App, editor: Editor, action: dict[str, Any], done: str, *, as_json: bool) -> None:
+    answer = editor.edit(app, action)
     node, changed = answer["fleet"]["node"], bool(answer["versions"])
     if node["url"] is None and node["state"] == "admitted":
         warn("nothing says under which URL clients reach this node: none will be sent there (--url)")

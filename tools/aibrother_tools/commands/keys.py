@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+from aibrother_tools.commands._editor import Editor, editing_options
 
 
 @click.group()
@@ -49,10 +50,12 @@ _beside = click.option(
 @click.option("--threshold", type=click.IntRange(1, 16), help="How many must sign; by default as many as before.")
 @click.option("--lost", is_flag=True, help="Go on though the role's old keys aren't anywhere.")
 @data_option
+@editing_options
 @json_option
 @pass_app
 def rotate(
     app: App,
+    editor: Editor,
     role: str,
     beside: tuple[Path, ...],
     count: int | None,
@@ -65,11 +68,10 @@ def rotate(
     root's for root, timestamp, snapshot and targets, targets' for the others.
     """
     from aibrother_node.catalog.roles import OFFLINE_ROLES
-    from aibrother_tools.catalog_client import edit_catalog
 
     action = {"do": "rotate", "role": role, "beside": list(map(str, beside)), "lost": lost}
     action |= {"keys": count, "threshold": threshold}
-    answer = edit_catalog(app.load().config, action)
+    answer = editor.edit(app, action)
     if as_json:
         print_json({"role": role, "versions": answer["versions"]})
     else:
@@ -112,13 +114,12 @@ def export(app: App, path: Path) -> None:
 @keys.command()
 @_beside
 @data_option
+@editing_options
 @json_option
 @pass_app
-def refresh(app: App, beside: tuple[Path, ...], as_json: bool) -> None:
+def refresh(app: App, editor: Editor, beside: tuple[Path, ...], as_json: bool) -> None:
     """Sign again what is beyond half its life, as far as its keys are here."""
-    from aibrother_tools.catalog_client import edit_catalog
-
-    answer = edit_catalog(app.load().config, {"do": "refresh", "beside": list(map(str, beside))})
+    answer = editor.edit(app, {"do": "refresh", "beside": list(map(str, beside))})
     if as_json:
         print_json({"versions": answer["versions"]})
     else:

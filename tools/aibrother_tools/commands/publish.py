@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aibrother_tools.app import App, byte_progress, data_option, human_bytes, json_option, pass_app, print_json, warn
+from aibrother_tools.commands._editor import Editor, editing_options
 
 if TYPE_CHECKING:
     from aibrother_node.config import NodeConfig
+    from aibrother_tools.admin_node import AdminNode
     from aibrother_tools.publishing.drafts import Draft
+    from aibrother_tools.publishing.remote_desk import RemoteDesk
 
 
 @click.command()
@@ -29,10 +33,12 @@ if TYPE_CHECKING:
 @click.option("--channel", type=click.Choice(["stable", "staging"]), default="stable", show_default=True)
 @click.option("--dry-run", is_flag=True, help="Check everything, store and sign nothing.")
 @data_option
+@editing_options
 @json_option
 @pass_app
 def publish(
     app: App,
+    editor: Editor,
     paths: tuple[Path, ...],
     name: str | None,
     version: str | None,
@@ -80,12 +86,11 @@ def publish(
     if dry_run:
         _tell([_planned(draft, channel) for draft in found], [], as_json=as_json)
         return
-    from aibrother_tools.catalog_client import edit_catalog, refuse_to_follow
-
-    refuse_to_follow(config)  # before anything is stored
-    holder = f"publish {secrets.token_hex(8)}"
-    entries = [_store(config, draft, holder, show=not as_json) for draft in found]
-    answer = edit_catalog(config, {"do": "publish", "channel": channel, "entries": entries, "lease": holder})
+    if editor.remote is None:
+        entries, answer = _publish_here(config, found, channel, show=not as_json)
+    else:
+        with editor.desk(config) as (desk, node):
+            entries, answer = _publish_there(desk, node, found, channel, show=not as_json)
     changed = answer["targets"]
     targets = [
         {"name": target, "state": changed.get(target, "same"), "bytes": part["size_bytes"]}
@@ -94,6 +99,48 @@ def publish(
         for target in [f"{'models' if channel == 'stable' else 'staging'}/{part['filename']}"]
     ]
     _tell(answer["entries"] or entries, targets, as_json=as_json)
+
+
+def _publish_here(
+    config: NodeConfig, found: list[Draft], channel: str, *, show: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Store the files in this machine's data directory, and sign there; returns the entries, and what came of it."""
+    from aibrother_tools.catalog_client import edit_catalog, refuse_to_follow
+
+    refuse_to_follow(config)  # before anything is stored
+    holder = f"publish {secrets.token_hex(8)}"
+    entries = [_store(config, draft, holder, show=show) for draft in found]
+    return entries, edit_catalog(config, {"do": "publish", "channel": channel, "entries": entries, "lease": holder})
+
+
+def _publish_there(
+    desk: RemoteDesk, node: AdminNode, found: list[Draft], channel: str, *, show: bool
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """Upload the files to the node that signs, and sign here; returns as `_publish_here`."""
+    from aibrother_node.catalog.desk import utc_now
+    from aibrother_tools.publishing.entry import entry_of
+    from aibrother_tools.publishing.uploading import LocalFile, Uploader
+
+    uploader = Uploader(node, random.Random())  # noqa: S311 - jitter
+    files: list[LocalFile] = []
+    entries = []
+    for draft in found:
+        of_draft = []
+        for path in _paths(draft):
+            with byte_progress(f"reading {path.name}", path.stat().st_size, show=show) as progress:
+                of_draft.append(LocalFile.read(path, progress))
+        entries.append(entry_of(draft, [file.stored() for file in of_draft], utc_now()).to_json())
+        files += of_draft
+    action = {"do": "publish", "channel": channel, "entries": entries}
+    desk.check(action)  # before anything is sent
+    for file in files:
+        with file, byte_progress(f"sending {file.path.name}", file.size, show=show) as progress:
+            uploader.upload(file, progress)
+    return entries, desk.run(action).to_json()
+
+
+def _paths(draft: Draft) -> list[Path]:
+    return [*draft.files, *((draft.projector,) if draft.projector else ())]
 
 
 def _store(config: NodeConfig, draft: Draft, holder: str, *, show: bool) -> dict[str, Any]:
@@ -109,7 +156,7 @@ def _store(config: NodeConfig, draft: Draft, holder: str, *, show: bool) -> dict
     reserve = config.store.reserve_on(total_bytes(layout))
     options = Options(how="copy", pin=None, reserve=reserve, pieces=True, lease=holder)
     stored = []
-    for path in (*draft.files, *((draft.projector,) if draft.projector else ())):
+    for path in _paths(draft):
         with byte_progress(path.name, path.stat().st_size, show=show) as progress:
             stored.append(store_file(config, layout, path, options, progress))
     return entry_of(draft, stored, utc_now()).to_json()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from aibrother_tools.app import App, human_bytes, pass_app, print_json, warn
+from aibrother_tools.commands._trust import read_root, state_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -139,7 +139,7 @@ def _by_name(
     except InvalidInput as error:
         raise click.UsageError(str(error)) from error
     data = _read_root(app, root)
-    trust = (options.state or _state_folder()) / "trust"
+    trust = (options.state or state_folder()) / "trust"
     trust.mkdir(parents=True, exist_ok=True)
     named = resolve(
         reference, sources, data, trust, utc_now(), allow_stale=allow_stale, choose=lambda all_: _ask_which(name, all_)
@@ -168,8 +168,6 @@ def _ask_which(name: str, variants: Sequence[str]) -> str:
 
 def _read_root(app: App, path: Path | None) -> bytes:
     """The root to trust: the one given, the configured one, or that of the data directory at hand."""
-    from aibrother_node.catalog.trust import TrustLimits
-    from aibrother_node.errors import NotFound
     from aibrother_node.store.layout import Layout
 
     if path is None:
@@ -177,17 +175,7 @@ def _read_root(app: App, path: Path | None) -> bytes:
         path = config.catalog.root or Layout(config.node.data).trust / "root.json"
         if not path.exists():
             raise click.UsageError("names need a root to trust: --root ROOT.json (or a digest instead of the name)")
-    try:
-        with path.open("rb") as file:
-            return file.read(TrustLimits().root_bytes + 1)
-    except FileNotFoundError:
-        raise NotFound(f"no root at {path}") from None
-
-
-def _state_folder() -> Path:
-    """Where trust is remembered (XDG Base Directory Specification)."""
-    home = os.environ.get("XDG_STATE_HOME")
-    return (Path(home) if home else Path.home() / ".local" / "state") / "aibrother"
+    return read_root(path)
 
 
 def _tell_plan(wanted: _Wanted, sources: tuple[str, ...], *, as_json: bool) -> None:

@@ -6,13 +6,15 @@ import click
 
 from aibrother_tools.app import App, data_option, json_option, pass_app
 from aibrother_tools.commands._edit_catalog import REFERENCES, edit
+from aibrother_tools.commands._editor import Editor, editing_options
 
 
 @click.command()
 @click.argument("references", nargs=-1, required=True, metavar=REFERENCES)
 @data_option
+@editing_options
 @json_option
 @pass_app
-def unyank(app: App, references: tuple[str, ...], as_json: bool) -> None:
+def unyank(app: App, editor: Editor, references: tuple[str, ...], as_json: bool) -> None:
     """Restore releases that were withdrawn."""
-    edit(app, {"do": "unyank", "references": list(references)}, "restored", as_json=as_json)
+    edit(app, editor, {"do": "unyank", "references": list(references)}, "restored", as_json=as_json)
