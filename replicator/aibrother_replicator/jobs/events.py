@@ -18,20 +18,18 @@ from aibrother_node.web.bounded import is_taken
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-_KEEP_ALIVE: Final = 15.0  # seconds of silence after which a comment goes out, as the specification advises
+KEEP_ALIVE: Final = 15.0
+"""Seconds of silence after which a comment goes out, as the specification advises."""
 _PATIENCE: Final = 30.0  # seconds for the client to take what was written
 _RECONNECT: Final = 2000  # milliseconds after which a browser connects again
 
 
-async def stream(
-    request: web.Request, watch: AsyncGenerator[dict[str, Any], None], *, keep_alive: float = _KEEP_ALIVE
-) -> web.StreamResponse:
+async def stream(request: web.Request, watch: AsyncGenerator[dict[str, Any], None]) -> web.StreamResponse:
     """Answer with what `watch` yields, until that ends.
 
     Args:
         request: a GET or HEAD.
         watch: is closed at the end; what it raises at first is raised.
-        keep_alive: seconds.
     """
     async with contextlib.aclosing(watch):
         seen: dict[str, Any] | None = await anext(watch)
@@ -47,7 +45,7 @@ async def stream(
                 number += 1
                 await _send(request, response, f"id: {number}\nevent: job\ndata: {json.dumps(seen)}\n\n")
                 coming = asyncio.create_task(_next(watch))
-                while not (await asyncio.wait([coming], timeout=keep_alive))[0]:
+                while not (await asyncio.wait([coming], timeout=KEEP_ALIVE))[0]:
                     await _send(request, response, ": still there\n\n")
                 seen = coming.result()
             async with asyncio.timeout(_PATIENCE):

@@ -27,13 +27,16 @@ class JobsView:
         book: where they are written down.
         slots: those that haven't ended, by id; the runner's own.
         closing: is set when the node ends.
+
+    Attributes:
+        watchers: how many watch.
     """
 
     def __init__(self, book: BookThread, slots: Mapping[str, Slot], closing: asyncio.Event) -> None:
         self._book = book
         self._slots = slots
         self._closing = closing
-        self._watchers = 0
+        self.watchers = 0
 
     async def get(self, job: str) -> dict[str, Any]:
         """One job.
@@ -97,9 +100,9 @@ class JobsView:
         if slot is None:
             yield await self.read(job)
             return
-        if self._watchers >= MAX_WATCHERS:
+        if self.watchers >= MAX_WATCHERS:
             raise Temporary(f"{MAX_WATCHERS} watch already", retry_after=10)
-        self._watchers += 1
+        self.watchers += 1
         try:
             seen = -1
             while not (self._closing.is_set() and slot.final is None):
@@ -110,7 +113,7 @@ class JobsView:
                     return
                 yield self.document(slot)
         finally:
-            self._watchers -= 1
+            self.watchers -= 1
 
     def tally(self, kinds: Iterable[str]) -> dict[tuple[str, str], int]:
         """How many jobs that haven't ended there are: by kind and state, with zeros for these kinds."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,16 +19,18 @@ if TYPE_CHECKING:
 
 
 class HashTree:
-    """Hashes the files of a folder, in order of their names; a file named `bad-…` fails as long as it is there.
+    """Hashes the files of a folder, in order of their names; those whose names begin in a certain way fail.
 
     Args:
         log: a file that gets a line for each file that is begun with; None for none.
         every: files from one checkpoint to the next.
+        bad: how the names of those begin that fail.
     """
 
-    def __init__(self, log: Path | None = None, every: int = 3) -> None:
+    def __init__(self, log: Path | None = None, every: int = 3, bad: str = "bad-") -> None:
         self._log = log
         self._every = every
+        self._bad = bad
 
     async def run(self, request: Mapping[str, Any], progress: Progress) -> None:
         folder = Path(request["folder"])
@@ -42,13 +45,51 @@ class HashTree:
                 with self._log.open("a") as log:
                     log.write(f"{name}\n")
             size = await asyncio.to_thread(_hash, folder / name)
-            if name.startswith("bad-"):
+            if name.startswith(self._bad):
                 progress.failed(name, "this one is bad")
             else:
                 progress.done(objects=1, size=size)
             if number % self._every == 0:
                 await progress.checkpoint(name)
         progress.result({"files": len(names)})
+
+
+def make_tree(folder: Path, files: int, bad: tuple[int, ...] = (), size: int = 100) -> Path:
+    """A folder of files for `HashTree`: the n-th, from 0, has n + 1 times `size` bytes."""
+    folder.mkdir()
+    for n in range(files):
+        (folder / f"{'bad-' if n in bad else ''}{n:0{len(str(files - 1))}}").write_bytes(bytes(size * (n + 1)))
+    return folder
+
+
+class Gate:
+    """Where work waits until the test lets it through."""
+
+    def __init__(self) -> None:
+        self._tickets = asyncio.Semaphore(0)
+        self._open = False
+
+    def let_through(self) -> None:
+        """Once."""
+        self._tickets.release()
+
+    def open(self) -> None:
+        """From now on."""
+        self._open = True
+
+    def close(self) -> None:
+        """From now on not."""
+        self._open = False
+
+    async def wait(self, progress: Progress) -> None:
+        """Wait as work does that can be paused and stopped."""
+        while True:
+            await progress.breathe()
+            if self._open:
+                return
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._tickets.acquire(), 0.02)
+                return
 
 
 def _hash(path: Path) -> int:
@@ -72,6 +113,13 @@ class Steps:
     async def run(self, request: Mapping[str, Any], progress: Progress) -> None:
         self.begun.append((progress.cursor, progress.only))
         await self.script(len(self.begun), progress)
+
+
+def listener() -> socket.socket:
+    """A socket on a free port of loopback."""
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    return sock
 
 
 @contextlib.asynccontextmanager
