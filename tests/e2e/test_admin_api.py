@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from conftest import Content
 
 BASE = "/admin/v1"
+SECRET = "T0P-s3cr3t"
 ENDS_THE_TEST: Mapping[str, str] = {
     "drain": "what comes after it would find a node that sends its clients away",
 }
@@ -143,7 +144,7 @@ class Plane:
 @pytest.fixture(scope="module")
 def plane(tmp_path_factory: pytest.TempPathFactory, model: Content) -> Iterator[Plane]:
     node = Node(tmp_path_factory.mktemp("admin")).init(catalog=True)
-    node.configure(node__drain_seconds=2, catalog__signer=True)
+    node.configure(node__drain_seconds=2, catalog__signer=True, alerts__webhooks=[f"https://hooks.example/{SECRET}"])
     publish = ("--name", "m", "--version", "1", "--variant", "q", "--license", "mit")
     done(node, "publish", model.path, *publish)
     try:
@@ -263,6 +264,21 @@ def test_what_a_good_request_does_is_told_by_the_audit_log(plane: Plane, model: 
     assert [entry["action"] for entry in local[:3]] == ["edit_catalog", "edit_catalog", "pin"]
     assert local[1]["request"] == {"do": "yank", "reason": "bad"}
     assert local[1]["target"] == {"references": ["m"]}
+
+
+def test_the_configuration_is_shown_without_its_secrets(plane: Plane) -> None:
+    status, _, body = plane.ask("GET", "/config", "read")
+    shown = json.loads(body)
+    assert (status, SECRET.encode() in body) == (200, False)
+    assert shown["alerts"]["webhooks"] == ["https://hooks.example/***"]
+    assert (shown["catalog"]["signer"], shown["public"]["workers"]) == (True, 1)
+    assert shown["sources"]["catalog.signer"] == str(plane.node.data / "node.toml")
+    assert shown["sources"]["public.port"] == "--port"
+    assert "log.level" not in shown["sources"]
+    plane.node.configure(log__level="debug")
+    assert plane.ask("POST", "/reload", "all")[0] in (200, 202)
+    again = plane.get("/config")
+    assert (again["log"]["level"], "log.level" in again["sources"]) == ("debug", True)
 
 
 def test_a_token_is_revoked_at_once_and_the_log_outlives_control(plane: Plane) -> None:

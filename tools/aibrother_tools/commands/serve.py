@@ -42,10 +42,15 @@ def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None
     for warning in warnings:
         warn(warning)
 
-    def reload() -> NodeConfig:
-        return app.load(overrides).config
+    origins = dict(loaded.origins)
 
-    return run(loaded.config, origins=loaded.origins, reload=reload, say=_say, as_json=as_json)
+    def reload() -> NodeConfig:
+        again = app.load(overrides)
+        origins.clear()
+        origins.update(again.origins)
+        return again.config
+
+    return run(loaded.config, origins=origins, reload=reload, say=_say, as_json=as_json)
 
 
 def _say(line: str) -> None:

@@ -4,7 +4,7 @@ Downwards: `{"config": …}` first and, with the number of the reload, at every 
 when workers begin to drain, `{"drain": seconds}` once. Upwards: `{"event": "ready"}`, `{"event": "alive"}` every few
 seconds, `{"event": "reloaded", "reload": number, "error": reason or null}`. Control may ask:
 `{"event": "reload", "question": number}` upwards is answered by `{"answer": number, …}` once all processes have the
-new configuration. When the line closes, the other side is gone.
+new configuration, `{"event": "origins", …}` by who set which key. When the line closes, the other side is gone.
 """
 
 from __future__ import annotations

@@ -52,6 +52,7 @@ _KEEPALIVE: Final = (
     75.0  # seconds within which a request has to come, from the connection's begin or the last answer on
 )
 _CONNECTIONS: Final = 128  # of a plane, at a time
+_ORIGINS_PATIENCE: Final = 10.0  # seconds for the supervisor's answer, which it has at hand
 _JOBS_PATIENCE: Final = 5.0  # seconds for jobs to come to the end of a step
 _SHUTDOWN: Final = 2.0  # seconds for answers of the control plane that are under way at the end
 _LOG: Final = logging.getLogger(__name__)
@@ -171,12 +172,16 @@ class Control:
         node = NodeRoutes(
             status=self._status,
             peers=self._peers,
-            config=lambda: {**masked(self._config), "sources": {}},
+            config=self._shown_config,
             audit=self._admin.audit,
             store=self._thread,
         )
         parts = (node, self._jobs, self._lifecycle, self._publishing)
         return [operation for part in parts for operation in part.operations()]
+
+    async def _shown_config(self) -> dict[str, Any]:
+        answer = await self._questions.ask("origins", _ORIGINS_PATIENCE)
+        return {**masked(self._config), "sources": answer["origins"]}
 
     async def _tell_fleet(self, state: str) -> None:
         if self._fleet is not None and not self._ending:

@@ -43,7 +43,7 @@ def serve(
     Args:
         config: the checked configuration.
         origins: for each key that somebody set, who.
-        reload: reads the configuration again.
+        reload: reads the configuration again, and brings `origins` up to date.
         say: prints a line on stdout.
         as_json: the ready line as a JSON object.
 
@@ -83,7 +83,13 @@ def serve(
 
         async def run() -> int:
             return await Supervisor(
-                config, reload=reload, lock=lock, listening=listening, notifier=Notifier(os.environ), announce=announce
+                config,
+                origins=origins,
+                reload=reload,
+                lock=lock,
+                listening=listening,
+                notifier=Notifier(os.environ),
+                announce=announce,
             ).run()
 
         return asyncio.run(run())

@@ -26,7 +26,7 @@ from aibrother_tools.serve.logs import set_up_logging
 from aibrother_tools.serve.reloading import Handover, read_again
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from aibrother_node.config import NodeConfig
     from aibrother_node.store.layout import DirectoryLock
@@ -76,6 +76,7 @@ class Supervisor:
 
     Args:
         config: the checked configuration.
+        origins: for each key that somebody set, who, as of the last time that it was read.
         reload: reads it again.
         lock: the data directory's lock.
         listening: the sockets; closed when it drains.
@@ -87,6 +88,7 @@ class Supervisor:
         self,
         config: NodeConfig,
         *,
+        origins: Mapping[str, str],
         reload: Callable[[], NodeConfig],
         lock: DirectoryLock,
         listening: Listening,
@@ -94,6 +96,7 @@ class Supervisor:
         announce: Callable[[], None],
     ) -> None:
         self._config = config
+        self._origins = origins
         self._reload = reload
         self._lock = lock
         self._listening = listening
@@ -234,6 +237,8 @@ class Supervisor:
                     handover = self._handovers.get(message["reload"])
                     if handover is not None:
                         handover.heard(child.spec.name, message["error"])
+                case "origins":
+                    channel.send(answer=message["question"], origins=dict(self._origins))
                 case "reload":
                     answering = asyncio.create_task(self._answer_reload(channel, message["question"]))
                     self._answering.add(answering)

@@ -93,7 +93,7 @@ class NodeRoutes:
         *,
         status: Callable[[], Awaitable[dict[str, Any]]],
         peers: Callable[[], Awaitable[dict[str, Any]]],
-        config: Callable[[], dict[str, Any]],
+        config: Callable[[], Awaitable[dict[str, Any]]],
         audit: AuditLog,
         store: ChangesStore,
     ) -> None:
@@ -183,7 +183,7 @@ class NodeRoutes:
         return Reply(await self._peers())
 
     async def _get_config(self, _: Call) -> Reply:
-        return Reply(self._config())
+        return Reply(await self._config())
 
     async def _get_audit(self, call: Call) -> Reply:
         query: AuditQuery = call.query
