@@ -333,6 +333,10 @@ class BlobStore(BlobReader):
         """A blob isn't whole any more: the index forgets it."""
         self._rows.remove_blobs([digest])
 
+    def disown(self, manifest: Digest) -> None:
+        """A manifest lies about its blob: it is a blob like any other from now on, as far as the index goes."""
+        self._rows.disown(manifest)
+
     def entered(self, digest: Digest) -> None:
         """A blob is whole, and has its name: the index is told."""
         manifest = self._as_manifest(digest)

@@ -180,6 +180,11 @@ class Index:
             self._db.executemany("DELETE FROM blobs WHERE digest = ?", raw)
             self._db.executemany("DELETE FROM manifests WHERE manifest = ?", raw)
 
+    def disown(self, manifest: Digest) -> None:
+        """A blob that says it is a manifest isn't one of the blob that it names."""
+        with self._db:
+            self._db.execute("DELETE FROM manifests WHERE manifest = ?", (manifest.raw,))
+
     def totals(self) -> tuple[int, int]:
         """How many blobs there are, and their bytes in all."""
         count, size = self._db.execute("SELECT count(*), coalesce(sum(size), 0) FROM blobs").fetchone()
@@ -257,6 +262,17 @@ class IndexReader:
     def manifests_of(self, blob: Digest) -> list[ManifestRow]:
         """The stored manifests of a blob, best first; none where the index is missing or busy."""
         return self._ask(lambda db: _manifests_of(db, blob)) or []
+
+    def described_by(self, manifest: Digest) -> ManifestRow | None:
+        """What a stored manifest describes; None for a blob that is no manifest."""
+        query = "SELECT blob, manifest, chunker FROM manifests WHERE manifest = ?"
+        row = self._ask(lambda db: _one(db, query, manifest.raw))
+        return None if row is None else ManifestRow(Digest(row[0]), Digest(row[1]), row[2])
+
+    def sizes(self) -> list[tuple[Digest, int, bool]] | None:
+        """All blobs, their sizes, and whether each is a manifest; None where there is no index to ask."""
+        query = "SELECT digest, size, digest IN (SELECT manifest FROM manifests) FROM blobs"
+        return self._ask(lambda db: [(Digest(row[0]), row[1], bool(row[2])) for row in db.execute(query)])
 
     def digests(self) -> set[Digest] | None:
         """All blobs, or None where there is no index to ask."""

@@ -1,0 +1,463 @@
+"""Looks after the blobs of a running node: checks them, takes bad chunks out of service at once, has them repaired.
+
+When a bad chunk is found, in this order: its bytes are withheld, in memory, before anything waits for a disk → a copy
+of them is kept as evidence → the blob is demoted to a fill → the chunk is fetched → when all is there and the whole
+SHA-256 is right, it is a blob again. What nobody else has stays bad; it is tried again for as long as the node lives.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Literal, Protocol
+
+from aibrother_node.errors import DiskFull, NodeError, NotFound
+from aibrother_node.store import damage, evidence
+from aibrother_node.store.blobs import BlobReader
+from aibrother_node.store.direct import DirectFile
+from aibrother_node.store.fills import FillState, fills_of, open_fill
+from aibrother_node.store.index import IndexReader
+from aibrother_node.store.repair import Hands, advance, repair
+from aibrother_node.store.scrub import SHA_EVERY, BadChunk, check
+from aibrother_node.store.scrub_book import ScrubBook, Sound, is_sha_due
+from aibrother_node.store.withheld import WHOLE, WithheldWriter
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Sequence
+    from typing import TypeVar
+
+    from aibrother_node.content.chunks import ChunkManifest
+    from aibrother_node.content.digest import Digest
+    from aibrother_node.store.blobs import BlobStore
+    from aibrother_node.store.fills import OpenFill
+    from aibrother_node.store.layout import Layout
+    from aibrother_node.store.repair import RepairSource
+    from aibrother_node.store.scrub import Finding
+
+    _Result = TypeVar("_Result")
+
+_LOG: Final = logging.getLogger(__name__)
+RETIRED: Final = 2 * 3600.0
+"""Seconds for which a file that another has replaced stays withheld: longer than any body goes without a look."""
+_UNWRITTEN: Final = 100  # blobs whose checks are not written down yet
+_FIRST_RETRY: Final = 5.0
+_LONGEST_RETRY: Final = 1800.0
+
+
+class Measures(Protocol):
+    """What is counted."""
+
+    def checked(self, size: int) -> None:
+        """Bytes were read."""
+
+    def bad(self, count: int) -> None:
+        """Chunks were found bad."""
+
+    def repaired(self) -> None:
+        """A chunk is good again."""
+
+    def damaged(self, count: int) -> None:
+        """So many blobs are damaged now."""
+
+    def completed(self, at: float) -> None:
+        """A pass over all blobs ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of checking one blob.
+
+    Attributes:
+        verdict: `sound`; `repaired`: it was damaged and isn't any more; `damaged`: it still is; `gone`: it isn't here.
+        bad: chunks that were found bad.
+        reason: why it still is damaged.
+    """
+
+    verdict: Literal["sound", "repaired", "damaged", "gone"]
+    bad: int = 0
+    reason: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """A blob to check.
+
+    Attributes:
+        order: what comes later has a larger one.
+        digest, size: of the blob.
+    """
+
+    order: tuple[int, str]
+    digest: Digest
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """A blob's manifest, and what it is worth.
+
+    Attributes:
+        manifest: None where there is none.
+        named: the catalog names it.
+        served: chunks that it calls good may be served while others are bad (invariant 4).
+    """
+
+    manifest: ChunkManifest | None
+    named: bool = False
+    served: bool = False
+
+
+@dataclass(slots=True)
+class _Retry:
+    pause: float = _FIRST_RETRY
+    not_before: float = 0.0
+
+
+@dataclass(slots=True)
+class Scrubber:
+    """See above; belongs to the event loop of control.
+
+    Attributes:
+        layout: of the data directory.
+        change: runs something on the store's thread.
+        source: whoever else has blobs.
+        measures: what is counted.
+        interval: seconds between two passes.
+        max_manifest: bytes above which a blob isn't taken for a manifest.
+        clock: seconds since 1970.
+    """
+
+    layout: Layout
+    change: Callable[[Callable[[BlobStore], _Result]], Awaitable[_Result]]
+    source: RepairSource
+    measures: Measures
+    interval: float
+    max_manifest: int
+    clock: Callable[[], float] = time.time
+    withheld: WithheldWriter = field(init=False)
+    _index: IndexReader = field(init=False)
+    _book: ScrubBook = field(init=False)
+    _repairing: defaultdict[Digest, asyncio.Lock] = field(init=False)
+    _retries: dict[Digest, _Retry] = field(init=False)
+    _sound: list[Sound] = field(default_factory=list)
+
+    async def start(self) -> None:
+        """Withhold what is known to be bad; before the first check."""
+        self.withheld = WithheldWriter(self.layout.withheld)
+        self._index = IndexReader(self.layout.index)
+        self._repairing = defaultdict(asyncio.Lock)
+        self._retries = {}
+        self._book = await self.change(self._begin)
+        known = []
+        for fill in await asyncio.to_thread(self._damaged):
+            known.append((fill.digest, fill.inode))
+            self.withheld.withhold(fill.digest, fill.inode, _withheld_of(fill))
+        self.withheld.retire_others(known, time.monotonic() + RETIRED)
+        self.measures.damaged(len(known))
+
+    def _begin(self, store: BlobStore) -> ScrubBook:
+        store.fill_ended = self._fill_ended
+        return ScrubBook.open(self.layout.index)
+
+    async def close(self) -> None:
+        """Let go of everything; nothing may be under way."""
+
+        await self.flush()
+
+        def end(store: BlobStore) -> None:
+            store.fill_ended = None
+            self._book.close()
+
+        await self.change(end)
+        self.withheld.close()
+
+    # -- checking
+
+    async def plan(self) -> list[Planned]:
+        """All that there is to check, in order: manifests first, since without them nobody knows what is bad."""
+        return await asyncio.to_thread(self._plan)
+
+    def _plan(self) -> list[Planned]:
+        found = self._index.sizes()
+        if found is None:
+            paths = ((digest, self.layout.blob(digest)) for digest in BlobReader(self.layout).digests())
+            found = [(digest, path.stat().st_size, False) for digest, path in paths]
+        planned = {
+            digest: Planned((0 if is_manifest else 1, digest.hex), digest, size) for digest, size, is_manifest in found
+        }
+        for fill in self._damaged():
+            planned.setdefault(fill.digest, Planned((1, fill.digest.hex), fill.digest, fill.size))
+        return sorted(planned.values(), key=lambda one: one.order)
+
+    async def check(
+        self,
+        digest: Digest,
+        *,
+        pace: Callable[[int], Awaitable[None]],
+        breathe: Callable[[], Awaitable[None]],
+        checked: Callable[[int], None],
+    ) -> Outcome:
+        """Check one blob, or what there is of it, and have it repaired where it is damaged.
+
+        Args:
+            digest: which.
+            pace: awaited after each step with the bytes that it read.
+            breathe: awaited between steps that don't wait.
+            checked: told of bytes that are done.
+        """
+        found = 0
+        try:
+            file = await asyncio.to_thread(DirectFile, self.layout.blob(digest))
+        except FileNotFoundError:
+            try:
+                file, fill = await asyncio.to_thread(self._open_fill, digest)
+            except (NotFound, FileNotFoundError):
+                return Outcome("gone")
+            known = _Known(fill.manifest, named=True, served=fill.state.served)
+            missing = frozenset(fill.have.missing())
+            sha = False
+        else:
+            at = await self.change(lambda _: self._book.get(digest))
+            known = await asyncio.to_thread(self._manifest, digest, None if at is None else at.manifest)
+            missing = frozenset()
+            sha = is_sha_due(at, self.clock(), self.interval, SHA_EVERY)
+        try:
+            steps = check(file, digest, known.manifest, sha=sha, named=known.named, missing=missing)
+            while True:
+                step, end = await advance(steps)
+                if step is None:
+                    break
+                if step.bad:
+                    found += len(step.bad)
+                    await self._found(digest, known, file, step.bad)
+                self.measures.checked(step.read)
+                checked(step.size)
+                await (breathe() if step.urgent else pace(step.read))
+            finding = end[0]
+            if finding.verdict == "damaged" and not found and not missing:
+                await self._damaged_somewhere(digest, known, file, finding)
+                found += 1
+        except NotFound:  # it was collected meanwhile
+            self.withheld.retire(digest, file.inode, time.monotonic() + RETIRED)
+            return Outcome("gone")
+        finally:
+            file.close()
+        if finding.verdict == "lied" and known.manifest is not None:
+            await self._disown(known.manifest, finding.reason)
+        if found or missing:
+            return await self._mend(digest, found, breathe)
+        await self._is_sound(digest, finding, known)
+        return Outcome("sound")
+
+    async def completed(self, there: Sequence[Digest]) -> None:
+        """A pass over all blobs has ended."""
+        await self.flush()
+        now = self.clock()
+        await self.change(lambda _: self._book.completed(now, there))
+        self.measures.completed(now)
+
+    async def last_completed(self) -> float | None:
+        """When the last pass ended, in seconds since 1970."""
+        return await self.change(lambda _: self._book.last_completed())
+
+    # -- repairing
+
+    async def repair(self, digest: Digest, breathe: Callable[[], Awaitable[None]]) -> None:
+        """Make a damaged blob whole again.
+
+        Raises:
+            NotFound, NodeError: as `repair.repair`.
+        """
+        async with self._repairing[digest]:
+            if self.layout.blob(digest).exists():
+                return  # somebody was faster
+            try:
+                await repair(
+                    Hands(self.layout, self.change, self.withheld, self.source, self.measures.repaired, breathe), digest
+                )
+            finally:
+                self.measures.damaged(len(await asyncio.to_thread(self._damaged)))
+        self._retries.pop(digest, None)
+
+    async def retry(self) -> None:
+        """Try again what is still damaged, each blob more and more seldom; to be called again and again."""
+        now = time.monotonic()
+        self.withheld.forget_retired(now)
+        damaged = [fill.digest for fill in await asyncio.to_thread(self._damaged)]
+        for digest in self._retries.keys() - set(damaged):
+            del self._retries[digest]
+        for digest in damaged:
+            one = self._retries.setdefault(digest, _Retry())
+            if now < one.not_before or self._repairing[digest].locked():
+                continue
+            try:
+                await self.repair(digest, _at_once)
+            except (NodeError, OSError) as error:
+                _LOG.log(
+                    logging.WARNING if one.pause == _FIRST_RETRY else logging.DEBUG,
+                    "%s stays damaged for now: %s",
+                    digest,
+                    error,
+                )
+                one.not_before = time.monotonic() + one.pause
+                one.pause = min(2 * one.pause, _LONGEST_RETRY)
+
+    # -- inside
+
+    def _damaged(self) -> list[OpenFill]:
+        """All damaged blobs, closed. Blocks."""
+        found = []
+        for digest in fills_of(self.layout):
+            try:
+                fill = open_fill(self.layout, digest)
+            except NotFound as error:
+                _LOG.error("%s", error)
+                continue
+            fill.close()
+            if fill.state.why == "damaged":
+                found.append(fill)
+        return found
+
+    def _open_fill(self, digest: Digest) -> tuple[DirectFile, OpenFill]:
+        fill = open_fill(self.layout, digest)
+        fill.close()
+        if fill.state.why != "damaged":
+            raise NotFound(f"{digest} is being fetched")
+        return DirectFile(self.layout.fill(digest) / "data"), fill
+
+    def _manifest(self, digest: Digest, agreed: Digest | None) -> _Known:
+        """A blob's manifest, and what it is worth. Blocks.
+
+        Args:
+            digest: of the blob.
+            agreed: the manifest that was found to agree with it when it was whole.
+        """
+        reader = BlobReader(self.layout)
+        target = self._index.target_of(digest)
+        named = None if target is None else target.manifest
+        rows = [row.manifest for row in reader.manifests_of(digest)]
+        for candidate in ([] if named is None else [named]) + rows:
+            try:
+                manifest = reader.read_manifest(candidate, self.max_manifest)
+            except NotFound:
+                continue
+            if manifest.blob == digest:
+                # the store makes manifests of what it takes in; one that it took in itself has a manifest of its own
+                own = candidate == agreed or not reader.manifests_of(candidate)
+                return _Known(manifest, named=candidate == named, served=candidate == named or own)
+        return _Known(None)
+
+    async def _found(self, digest: Digest, known: _Known, file: DirectFile, bad: Sequence[BadChunk]) -> None:
+        """Chunks are certainly bad."""
+        manifest = known.manifest
+        assert manifest is not None
+        ranges = [(one.offset, one.offset + one.length) for one in bad] if known.served else [(0, WHOLE)]
+        self.withheld.also_withhold(digest, file.inode, ranges)
+        self.measures.bad(len(bad))
+        for one in bad:
+            last = one.offset + one.length - 1
+            _LOG.error("bad chunk %d of %s (bytes %d to %d): %s", one.index, digest, one.offset, last, one.reason)
+        await self._keep_evidence(digest, file, bad)
+        reason = "; ".join(f"chunk {one.index}: {one.reason}" for one in bad[:5])
+        state = FillState("damaged", self.clock(), known.served, reason=reason)
+        with contextlib.suppress(DiskFull):  # then it stays withheld, and the next pass finds it again
+            await self.change(lambda store: damage.demote(store, manifest, [one.index for one in bad], state))
+        self.withheld.changed()  # its file has another place
+
+    async def _damaged_somewhere(self, digest: Digest, known: _Known, file: DirectFile, finding: Finding) -> None:
+        """A blob is bad, and nobody knows where, or bytes follow its end."""
+        self.measures.bad(1)
+        _LOG.error("%s is damaged: %s", digest, finding.reason)
+        if known.manifest is not None and file.size > known.manifest.size:
+            manifest, served, certain = known.manifest, known.served, True
+        else:
+            self.withheld.also_withhold(digest, file.inode, [(0, WHOLE)])
+            small = damage.made_up_manifest(digest, file.size) if known.manifest is None else known.manifest
+            if small is None:
+                await self.change(lambda store: store.withdraw(digest, finding.reason))
+                self.withheld.retire(digest, file.inode, time.monotonic() + RETIRED)
+                return
+            manifest, served, certain = small, False, known.manifest is not None
+            if not certain:
+                await self._keep_evidence(digest, file, [BadChunk(0, 0, file.size, finding.reason)])
+        row = await asyncio.to_thread(self._index.described_by, digest)
+        described = None if row is None else str(row.blob)
+        state = FillState("damaged", self.clock(), served, described, finding.reason, certain)
+        bad = [] if certain else [0]
+        await self.change(lambda store: damage.demote(store, manifest, bad, state))
+        self.withheld.changed()
+
+    async def _keep_evidence(self, digest: Digest, file: DirectFile, bad: Sequence[BadChunk]) -> None:
+        for one in bad:
+            data = await asyncio.to_thread(_read, file, one)
+            facts = {"offset": one.offset, "length": one.length, "reason": one.reason}
+
+            def keep(
+                store: BlobStore, one: BadChunk = one, data: bytes = data, facts: dict[str, object] = facts
+            ) -> None:
+                evidence.keep(
+                    self.layout, store.disk, digest, index=one.index, data=data, facts=facts, now=self.clock()
+                )
+
+            try:
+                await self.change(keep)
+            except (DiskFull, OSError) as error:
+                _LOG.warning("no copy of the bad chunk %d of %s is kept: %s", one.index, digest, error)
+
+    async def _mend(self, digest: Digest, found: int, breathe: Callable[[], Awaitable[None]]) -> Outcome:
+        try:
+            await self.repair(digest, breathe)
+        except (NodeError, OSError) as error:
+            return Outcome("damaged", found, str(error) or type(error).__name__)
+        return Outcome("repaired", found)
+
+    async def _is_sound(self, digest: Digest, finding: Finding, known: _Known) -> None:
+        manifest = known.manifest if finding.verdict == "sound" else None
+        described = None if manifest is None else await asyncio.to_thread(manifest.digest)
+        self._sound.append(Sound(digest, self.clock(), described, finding.sha))
+        if len(self._sound) >= _UNWRITTEN:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Write down what was found sound; what can't be, since the disk is full, is checked again some day."""
+        sound, self._sound = self._sound, []
+        try:
+            await self.change(lambda _: self._book.put(sound))
+        except DiskFull as error:
+            _LOG.warning("when %d blobs were checked can't be written down: %s", len(sound), error)
+
+    async def _disown(self, manifest: ChunkManifest, reason: str) -> None:
+        """A manifest lies about a blob that is whole: nobody looks at it any more, and one is made that doesn't."""
+        own = await asyncio.to_thread(manifest.digest)
+        _LOG.error("the manifest %s of %s is not used any more: it %s", own, manifest.blob, reason)
+        await self.change(lambda store: store.disown(own))
+        if not await asyncio.to_thread(self._index.manifests_of, manifest.blob):
+            store = await self.change(lambda store: store)
+            made = await asyncio.to_thread(store.read_again, manifest.blob)
+            await self.change(lambda store: store.put_manifest(made))
+
+    def _fill_ended(self, digest: Digest, inode: int) -> None:
+        """On the store's thread: a damaged blob was stored anew, as another file."""
+        self.withheld.retire(digest, inode, time.monotonic() + RETIRED)
+        self.withheld.changed()
+
+
+async def _at_once() -> None:
+    await asyncio.sleep(0)
+
+
+def _withheld_of(fill: OpenFill) -> list[tuple[int, int]]:
+    return fill.missing() if fill.state.served else [(0, WHOLE)]
+
+
+def _read(file: DirectFile, bad: BadChunk) -> bytes:
+    """What stands in a bad chunk's place, as far as it can be read. Blocks."""
+    try:
+        with file.read(bad.offset, bad.length) as view:
+            return bytes(view)
+    except OSError:
+        return b""

@@ -1,0 +1,135 @@
+"""Scrub as a job: all blobs, or some, one after the other at a pace."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, Any, Final
+
+from aibrother_node.content.digest import Digest
+from aibrother_node.errors import InvalidInput
+from aibrother_node.store.pace import Bucket, pressure_now, share
+from aibrother_node.units import parse_rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aibrother_node.store.pace import Pressure
+    from aibrother_node.store.scrubber import Planned, Scrubber
+    from aibrother_replicator.jobs.work import Progress
+
+_STEP: Final = 0.5  # seconds between two looks whether to stop, while it waits
+_LOOK: Final = 2.0  # seconds between two looks at how busy the machine is
+_CHECKPOINT: Final = 10.0
+
+
+class ScrubWork:
+    """The kind of job.
+
+    Args:
+        scrubber: checks and repairs.
+        rate: bytes a second, unless a request says otherwise.
+        pressure: how busy the machine is; it may block for a moment.
+    """
+
+    def __init__(
+        self, scrubber: Scrubber, rate: Callable[[], float], pressure: Callable[[], Pressure] = pressure_now
+    ) -> None:
+        self._scrubber = scrubber
+        self._rate = rate
+        self._pressure = pressure
+
+    async def run(self, request: Mapping[str, Any], progress: Progress) -> None:
+        """Check what is asked for, from the cursor on.
+
+        Args:
+            request: `rate` (bytes a second as people write it; None for the configured one) and `digests` (None for
+                all that is stored).
+            progress: of the job.
+
+        Raises:
+            InvalidInput: the request isn't like that.
+        """
+        wanted = None if request.get("digests") is None else {Digest.parse(text) for text in request["digests"]}
+        given = request.get("rate")
+        pace = _Pace(self._rate() if given is None else rate_of(given), self._pressure, progress)
+        plan = await self._scrubber.plan()
+        if wanted is not None:
+            for digest in sorted(wanted - {one.digest for one in plan}):
+                progress.failed(str(digest), "it is not here")
+            plan = [one for one in plan if one.digest in wanted]
+        if progress.only is not None:
+            plan = [one for one in plan if str(one.digest) in progress.only]
+        progress.expect(objects=len(plan), size=sum(one.size for one in plan))
+        after = tuple(progress.cursor["after"]) if progress.cursor else (-1, "")
+        found = dict(progress.cursor["found"]) if progress.cursor else {"bad_chunks": 0, "repaired": 0, "damaged": 0}
+        written = time.monotonic()
+        for one in plan:
+            if one.order <= after:
+                continue
+            await progress.breathe()
+            await self._check(one, pace, progress, found)
+            progress.result(found)
+            if time.monotonic() - written >= _CHECKPOINT or found["bad_chunks"]:
+                written = time.monotonic()
+                await self._scrubber.flush()
+                await progress.checkpoint({"after": list(one.order), "found": found})
+        await self._scrubber.flush()
+        if wanted is None and progress.only is None:
+            await self._scrubber.completed([one.digest for one in plan])
+        progress.result(found)
+
+    async def _check(self, one: Planned, pace: _Pace, progress: Progress, found: dict[str, int]) -> None:
+        counted = 0
+
+        def checked(size: int) -> None:
+            nonlocal counted
+            counted += size
+            progress.done(size=size)
+
+        outcome = await self._scrubber.check(one.digest, pace=pace.wait, breathe=progress.breathe, checked=checked)
+        if counted < one.size:  # what is missing of it, or it is gone
+            progress.done(size=one.size - counted)
+        found["bad_chunks"] += outcome.bad
+        if outcome.verdict == "damaged":
+            found["damaged"] += 1
+            progress.failed(str(one.digest), f"damaged, and not repaired yet: {outcome.reason}")
+            return
+        found["repaired"] += outcome.verdict == "repaired"
+        progress.done(objects=1)
+
+
+class _Pace:
+    """Waits so that no more than the rate is read, less while the machine is busy."""
+
+    def __init__(self, rate: float, pressure: Callable[[], Pressure], progress: Progress) -> None:
+        self._bucket = Bucket(rate, time.monotonic())
+        self._pressure = pressure
+        self._progress = progress
+        self._share = 1.0
+        self._look_at = 0.0
+
+    async def wait(self, size: int) -> None:
+        await self._progress.breathe()
+        now = time.monotonic()
+        if now >= self._look_at:
+            self._look_at = now + _LOOK
+            self._share = share(await asyncio.to_thread(self._pressure))
+        until = now + self._bucket.take(size, self._share, now)
+        while (left := until - time.monotonic()) > 0:
+            await asyncio.sleep(min(left, _STEP))
+            await self._progress.breathe()
+
+
+def rate_of(value: object) -> float:
+    """Bytes a second, from a number or as people write it.
+
+    Raises:
+        InvalidInput: it is neither.
+    """
+    if isinstance(value, int | float) and not isinstance(value, bool) and value > 0:
+        return float(value)
+    try:
+        return float(parse_rate(str(value)))
+    except ValueError as error:
+        raise InvalidInput(f"not a rate: {str(value)[:80]!r}") from error
