@@ -161,6 +161,8 @@ class AdminNode:
         with self.stream(method, path, body, headers, query=query, timeout=timeout) as response:
             try:
                 data = response.read(_ANSWER_CEILING + 1)
+                if response.length and len(data) <= _ANSWER_CEILING:
+                    raise http.client.IncompleteRead(data, response.length)
             except (OSError, http.client.HTTPException) as error:
                 raise self._place.unreachable(error) from error
             if len(data) > _ANSWER_CEILING:
