@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import json
 import os
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -133,6 +136,44 @@ def test_add_links_or_changes_nothing(either: Node, some_file: Path) -> None:
     assert added.err.startswith("error: ")
     assert listing(either) == before
     assert some_file.exists()
+
+
+def test_tokens(either: Node) -> None:
+    created = either.command("token", "create", "--scope", "operate", "--name", "laptop")
+    secret = created.out.strip()
+    assert (created.code, len(secret), secret[:4]) == (0, 47, "aib_")
+    listed = either.command("token", "list").out.splitlines()
+    [line] = [line for line in listed if line.endswith("  laptop")]
+    token_id = line.split()[0]
+    assert f"token {token_id} for operate" in created.err
+    path = either.data / "tokens" / f"{token_id}.json"
+    assert path.stat().st_mode & 0o7777 == 0o600
+    assert json.loads(path.read_bytes())["sha256"] == hashlib.sha256(secret.encode()).hexdigest()
+    assert not any(secret.encode() in path.read_bytes() for path in either.data.rglob("*") if path.is_file())
+
+    def asked() -> int | None:
+        if either.process is None:
+            return None
+        place = urlsplit(either.ready["urls"]["control"][0])
+        connection = http.client.HTTPConnection(str(place.hostname), place.port, timeout=PATIENCE)
+        with closing(connection):
+            connection.request("GET", "/admin/v1/status", headers={"Authorization": f"Bearer {secret}"})
+            return connection.getresponse().status
+
+    assert asked() in (200, None)
+    assert either.command("token", "revoke", token_id).code == 0
+    assert asked() in (401, None)
+    assert not path.exists()
+    assert either.command("token", "revoke", token_id).code == 4
+    assert either.command("token", "revoke", "../../node").code == 1
+    for wrong in (
+        ["--scope", "root"],
+        [],
+        ["--scope", "read", "--expires", "soon"],
+        ["--scope", "read", "--expires", "0"],
+    ):
+        assert either.command("token", "create", *wrong).code == 2
+    assert either.command("token", "create", "--scope", "read", "--name", "a\nb").code == 1
 
 
 def test_add_without_a_pin_then_pin_and_unpin(either: Node, some_file: Path) -> None:

@@ -31,6 +31,7 @@ def filled(folder: Path) -> Layout:
         "catalog/targets/models/0.catalog.json",
         "trust/root.json",
         "pins/00",
+        "tokens/00.json",
         "catalog/aside/half",
         "blobs/sha256/00",
         "incoming/x",
@@ -49,10 +50,11 @@ def test_what_goes_in_comes_out(tmp_path: Path) -> None:
         names = tar.getnames()
     assert names[0] == "catalog/metadata/timestamp.json", "what it leads to is read later, and so is there"
     again = Layout(tmp_path / "again")
-    assert restore(again, tmp_path / "saved.tar", Disk()) == count == len(names) == 9
+    assert restore(again, tmp_path / "saved.tar", Disk()) == count == len(names) == 10
     for name in names:
         assert (again.root / name).read_bytes() == (layout.root / name).read_bytes()
     assert (again.root / "keys" / "keys.json").stat().st_mode & 0o777 == 0o600
+    assert (again.root / "tokens").stat().st_mode & 0o777 == 0o700
     again.check_version()
     assert not (again.root / "blobs/sha256/00").exists()
 

@@ -57,6 +57,23 @@ def test_commands_on_a_stopped_node(tmp_path: Path, model: Content) -> None:
     assert "did you mean" in _valid("check-config", faults.out)["faults"][0]
 
 
+def test_commands_of_tokens(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    run("init", "--no-catalog", "--data", data)
+    create = ["token", "create", "--data", str(data), "--json", "--scope"]
+    made = _valid("token-create", run(*create, "read", "--expires", "90d", "--name", "ci").out)
+    assert made["scope"] == "read"
+    assert made["expires"] is not None
+    both = _valid("token-create", run(*create, "publish", "--scope", "operate").out)
+    assert (both["scope"], both["expires"]) == ("operate publish", None)
+    listed = _valid("token-list", run("token", "list", "--data", data, "--json").out)["tokens"]
+    found = {one["id"]: (one["name"], one["scope"]) for one in listed}
+    assert found == {made["id"]: ("ci", "read"), both["id"]: ("", "operate publish")}
+    assert _valid("token-revoke", run("token", "revoke", made["id"], "--data", data, "--json").out)["revoked"]
+    listed = _valid("token-list", run("token", "list", "--data", data, "--json").out)["tokens"]
+    assert [one["id"] for one in listed] == [both["id"]]
+
+
 def test_commands_of_the_catalog(tmp_path: Path, model: Content) -> None:
     data = tmp_path / "data"
     made = _valid("init", run("init", "--data", data, "--json").out)
