@@ -184,6 +184,63 @@ class JobMetrics:
         self._ended.labels(kind, state).inc()
 
 
+class ScrubMetrics:
+    """The metrics of scrub and repair.
+
+    Args:
+        registry: what `/metrics` shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._bad = Counter(
+            "aibrother_scrub_bad_chunks",
+            "Chunks that were found to be something else than they were.",
+            registry=registry,
+        )
+        self._checked = Counter(
+            "aibrother_scrub_checked_bytes", "Bytes that were read to be checked.", registry=registry
+        )
+        self._completed = Gauge(
+            "aibrother_scrub_last_completed_timestamp_seconds",
+            "When the last pass over all blobs ended, in seconds since 1970; NaN before the first.",
+            registry=registry,
+        )
+        self._completed.set(math.nan)
+        self._damaged = Gauge(
+            "aibrother_damaged_blobs", "Blobs of which a chunk is bad, and not repaired yet.", registry=registry
+        )
+        self._repaired = Counter("aibrother_repaired_chunks", "Bad chunks that are good again.", registry=registry)
+        self._lied = Counter(
+            "aibrother_repair_wrong_answers",
+            "Answers of peers that were other bytes than asked for.",
+            registry=registry,
+        )
+
+    def checked(self, size: int) -> None:
+        """Count bytes that were read."""
+        self._checked.inc(size)
+
+    def bad(self, count: int) -> None:
+        """Count chunks that were found bad."""
+        self._bad.inc(count)
+
+    def repaired(self) -> None:
+        """Count a chunk that is good again."""
+        self._repaired.inc()
+
+    def damaged(self, count: int) -> None:
+        """Say how many blobs are damaged."""
+        self._damaged.set(count)
+
+    def completed(self, at: float) -> None:
+        """Say when the last pass over all blobs ended."""
+        self._completed.set(at)
+
+    def lied(self) -> None:
+        """Count an answer that was something else."""
+        self._lied.inc()
+
+
 class _Gossip:
     """The counters of gossip, which the engine counts by itself: it is pure, and knows of no metrics."""
 

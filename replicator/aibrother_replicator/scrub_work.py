@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Annotated, Any, Final
+
+from pydantic import Field
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput
 from aibrother_node.store.pace import Bucket, pressure_now, share
 from aibrother_node.units import parse_rate
+from aibrother_node.web.control.admin.inputs import Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -18,9 +21,29 @@ if TYPE_CHECKING:
     from aibrother_node.store.scrubber import Planned, Scrubber
     from aibrother_replicator.jobs.work import Progress
 
+EVERYTHING: Final[Mapping[str, Any]] = {"rate": None, "digests": None}
+"""The request for all blobs at the configured rate: what `ScrubRequest` makes of nothing."""
+_MAX_DIGESTS: Final = 500
+_MAX_RATE: Final = 10**12
 _STEP: Final = 0.5  # seconds between two looks whether to stop, while it waits
 _LOOK: Final = 2.0  # seconds between two looks at how busy the machine is
 _CHECKPOINT: Final = 10.0
+
+
+class ScrubRequest(Input):
+    """What is to be checked, and how fast; as the admin API takes it."""
+
+    rate: (
+        Annotated[int, Field(ge=1, le=_MAX_RATE)]
+        | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}( ?(B|kB|MB|GB|KiB|MiB|GiB)/s)?$")]
+        | None
+    ) = Field(None, description='bytes a second, or such as "100 MB/s"; store.scrub_rate by default')
+    digests: (
+        Annotated[
+            list[Annotated[str, Field(pattern="^sha256:[0-9a-f]{64}$")]], Field(min_length=1, max_length=_MAX_DIGESTS)
+        ]
+        | None
+    ) = Field(None, description="check only these")
 
 
 class ScrubWork:

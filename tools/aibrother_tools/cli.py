@@ -42,6 +42,7 @@ _COMMANDS: Final = {
     "pull": "Download a model or a blob, verified chunk by chunk, resumable.",
     "restore": "Make a data directory from a backup.",
     "retire": "Let old versions of a model go.",
+    "scrub": "Check what a running node stores, and repair it.",
     "serve": "Run the node.",
     "show": "Show what the catalog says of releases.",
     "status": "Tell how the node is, running or not.",

@@ -15,6 +15,7 @@ from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.draining import drained
+from aibrother_node.store.fills import describe_fills
 from aibrother_node.store.layout import Layout
 from aibrother_replicator.jobs.book import RECENT, read_jobs
 
@@ -82,6 +83,6 @@ def status_report(
         },
         "catalog": catalog_report(layout),
         "store": {"blobs": blobs, "bytes": size, "free": Disk().free_bytes(layout.root)},
-        "fills": [],
+        "fills": describe_fills(layout),
         "jobs": list(jobs),
     }

@@ -25,6 +25,8 @@ IN_EFFECT: Final = (
     "metrics.listen",
     "fleet.*",
     "store.reserve",
+    "store.scrub_interval",
+    "store.scrub_rate",
     "store.max_manifest",
     "store.gc_grace",
     "catalog.root",

@@ -35,6 +35,9 @@ def status(app: App, as_json: bool, remote: Remote | None) -> None:
     click.echo(f"state    {'running' if node['running'] else 'stopped'}, version {node['version']}")
     click.echo(f"catalog  {_catalog(report['catalog'])}")
     click.echo(f"store    {store['blobs']} blobs, {human_bytes(store['bytes'])}; {human_bytes(store['free'])} free")
+    for fill in report["fills"]:
+        missing = f"{fill['missing_chunks']} of {fill['chunks']} chunks missing ({human_bytes(fill['missing_bytes'])})"
+        click.echo(f"fill     {fill['digest']} {fill['state']}: {missing}")
     for job in report["jobs"]:
         pace = paced(job)
         click.echo(f"job      {job['kind']} {job['id']} {job['state']}: {counted(job)}{f'; {pace}' if pace else ''}")

@@ -16,6 +16,7 @@ from aibrother_node.catalog.desk import Desk, utc_now
 from aibrother_node.catalog.indexing import follow
 from aibrother_node.config.masking import masked
 from aibrother_node.errors import NodeError, NotFound
+from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.metrics import FleetMetrics
 from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
@@ -35,6 +36,7 @@ from aibrother_tools.serve.fleet_service import FleetService
 from aibrother_tools.serve.jobs_service import JobsService
 from aibrother_tools.serve.lifecycle import Lifecycle
 from aibrother_tools.serve.publishing_service import PublishingService
+from aibrother_tools.serve.scrub_service import ScrubService
 from aibrother_tools.serve.sockets import BACKLOG
 from aibrother_tools.serve.tls import make_context, renew_certificate
 
@@ -90,6 +92,7 @@ class Control:
         self._admin: AdminService
         self._jobs: JobsService
         self._publishing: PublishingService
+        self._scrub: ScrubService
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
         self._fleet: FleetService | None = None
@@ -110,6 +113,10 @@ class Control:
             _LOG.error("the catalog on disk can't be used, what was indexed of it is served: %s", error)
         self._admin = AdminService(layout)
         self._jobs = JobsService(layout, self._metrics.registry)
+        self._scrub = ScrubService(
+            layout, self._thread, self._jobs, lambda: self._config, self._metrics.registry, _node_id(layout)
+        )
+        await self._scrub.start()
         self._publishing = PublishingService(layout, self._thread, lambda: self._config, self._accept)
         await self._admin.start(self._operations())
         local = LocalPlane(self._thread, self._edit, self._admin, self._admin.audit, self._clock_skew)
@@ -128,6 +135,7 @@ class Control:
             await fleet.start(self._fleet_sockets, self._fleet_context)
             self._fleet = fleet
         await self._jobs.start()
+        self._scrub.begin()
         self._publishing.start()
         plane = ControlPlane(Together(self._metrics.registry, SharedCounts(layout.metrics)), self._measure)
         await self._serve(plane.application(self._admin.guarded), self._control_sockets)
@@ -152,6 +160,7 @@ class Control:
     async def drain(self, patience: float) -> None:
         """Finish the running change, and stop."""
         await self._jobs.close(min(patience, _JOBS_PATIENCE))  # first: jobs use all that ends below
+        await self._scrub.close()
         if self._fleet is not None:
             await self._fleet.tell("leaving")
             await self._fleet.close()
@@ -264,6 +273,13 @@ class Control:
     async def _status(self) -> dict[str, Any]:
         jobs = await self._jobs.current()
         return await asyncio.to_thread(status_report, self._config, running=True, jobs=jobs)
+
+
+def _node_id(layout: Layout) -> str:
+    try:
+        return NodeKey.load(layout.node_key).id
+    except NodeError:
+        return ""
 
 
 def main() -> None:
