@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgpack
 
 from aibrother_node.errors import InvalidInput, NotFound
-from aibrother_node.fleet.record import unpack
+from aibrother_node.fleet.record import number, unpack
+from aibrother_node.fleet.vouching import Vouch
 
 if TYPE_CHECKING:
     from aibrother_node.content.digest import Digest
@@ -26,14 +27,19 @@ class Have:
     Attributes:
         complete: all of it.
         bitmap: of a fill: bit i (from the lowest of the first byte) is chunk i of the manifest it is filled under.
+        vouch: where the node says that it keeps all of it (vouching.py); None where it doesn't.
     """
 
     complete: bool
     bitmap: bytes = b""
+    vouch: Vouch | None = None
 
     def encode(self) -> bytes:
         """As it is sent: a msgpack map."""
-        packed: bytes = msgpack.packb({"v": 1, "complete": self.complete, "bitmap": self.bitmap})
+        fields: dict[str, Any] = {"v": 1, "complete": self.complete, "bitmap": self.bitmap, "keeps": False}
+        if self.vouch is not None:
+            fields |= {"keeps": True, "catalog": list(self.vouch.catalog), "vouch": self.vouch.signature}
+        packed: bytes = msgpack.packb(fields)
         return packed
 
     @classmethod
@@ -47,7 +53,13 @@ class Have:
         complete, bitmap = fields.get("complete"), fields.get("bitmap")
         if type(complete) is not bool or type(bitmap) is not bytes:
             raise InvalidInput("not what a node has of a blob")
-        return cls(complete, bitmap)
+        if fields.get("keeps") is not True:
+            return cls(complete, bitmap)
+        catalog, signature = fields.get("catalog"), fields.get("vouch")
+        if type(catalog) is not list or len(catalog) != 2 or type(signature) is not bytes:
+            raise InvalidInput("a node that keeps a blob says so by its signature")
+        versions = number(catalog[0], "catalog"), number(catalog[1], "catalog")
+        return cls(complete, bitmap, Vouch(versions, signature))
 
 
 def have_of(layout: Layout, digest: Digest) -> Have:

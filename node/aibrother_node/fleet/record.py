@@ -53,6 +53,7 @@ class Description:
         load: 0 to 10.
         free: bytes that it can still take, quantised.
         software: the program's version.
+        mode: `mirror` or `cache`. A release that doesn't say was a mirror.
     """
 
     url: str | None = None
@@ -66,6 +67,7 @@ class Description:
     load: int = 0
     free: int = 0
     software: str = ""
+    mode: str = "mirror"
 
     @property
     def urgent(self) -> tuple[object, ...]:
@@ -175,6 +177,7 @@ def _encode(record: Record) -> bytes:
         "load": says.load,
         "free": says.free,
         "software": says.software,
+        "mode": says.mode,
     }
     packed: bytes = msgpack.packb(fields)
     return packed
@@ -204,6 +207,7 @@ def _decode(payload: bytes) -> Record:
         load=min(number(fields.get("load"), "load"), LOADS),
         free=number(fields.get("free"), "free", (1 << 63) - 1),
         software=_text(fields.get("software"), 64) or "",
+        mode=_text(fields.get("mode", "mirror"), 32) or "cache",  # what a later release adds keeps nothing for others
     )
     issued = number(fields.get("issued"), "issued") / 1000
     incarnation, version = number(fields.get("incarnation"), "incarnation"), number(fields.get("version"), "version")
