@@ -696,6 +696,22 @@ def test_what_is_set_without_effect_is_warned_about(load: Load) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("hosts", "warned"),
+    [
+        ('"127.0.0.1"', ""),
+        ('["::1", "localhost"]', ""),
+        ('"0.0.0.0"', "0.0.0.0"),
+        ('["127.0.0.1", "::", "10.0.0.1"]', "::, 10.0.0.1"),
+    ],
+)
+def test_a_control_plane_that_others_reach_is_warned_about(load: Load, hosts: str, warned: str) -> None:
+    warnings = load(f"[control]\nhost = {hosts}\n").warnings
+    assert [warning.partition(": tokens go over plain HTTP")[0] for warning in warnings] == (
+        [f"control.host: {warned}"] if warned else []
+    )
+
+
 def test_changes_are_told_apart_by_what_they_need(load: Load) -> None:
     old = load("").config
     new = load(

@@ -20,6 +20,7 @@ from aibrother_node.config.layers import Layers
 from aibrother_node.config.schema import ControlSection, FleetSection, NodeConfig, PublicSection
 from aibrother_node.config.values import hosts_overlap
 from aibrother_node.errors import ConfigurationError
+from aibrother_node.proxies import is_loopback
 
 MAX_FILE: Final = 1024**2
 """A configuration file has at most so many bytes; more is some other file named by mistake."""
@@ -82,7 +83,7 @@ def load_config(
     if faults or checked is None:
         raise ConfigurationError(list(dict.fromkeys(faults)))
     origins = layers.origins_by_key()
-    return Loaded(checked, shown, path, not_yet(origins), origins)
+    return Loaded(checked, shown, path, [*not_yet(origins), *_exposed(checked)], origins)
 
 
 def _find(
@@ -121,6 +122,16 @@ def _port_faults(config: NodeConfig, layers: Layers) -> Iterator[str]:
     for (one, earlier), (other, later) in combinations(chosen, 2):
         if later.port == earlier.port and hosts_overlap(later.host, earlier.host):
             yield f"{layers.label_of((other, 'port'))}: {other}.port: {later.port} is taken by {one}.port"
+
+
+def _exposed(config: NodeConfig) -> Iterator[str]:
+    """Warn of a control plane that others reach: it speaks plain HTTP."""
+    hosts = [host for host in config.control.host if not is_loopback(host)]
+    if hosts:
+        yield (
+            f"control.host: {', '.join(hosts)}: tokens go over plain HTTP there and can be read on the way; "
+            "listen on loopback, behind an ssh tunnel or a TLS proxy"
+        )
 
 
 def _option(key: str) -> str:
