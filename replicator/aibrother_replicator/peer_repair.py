@@ -1,9 +1,9 @@
 """Chunks from other nodes' public planes, for what is damaged here.
 
-A peer is asked for what it has, and nothing else (`Cache-Control: only-if-cached`), so that a request never starts
-a fill and isn't sent on; redirects aren't followed. What it answers is bounded in bytes and in time, and counts only if it
-a fill and isn't sent on; redirects aren't followed. What it answers is bounded in bytes and in time, and counts only if
-it hashes to what it should. A peer that brings something else isn't asked again for a while, twice as long each time.
+A peer is asked for what it has, and nothing else (`Cache-Control: only-if-cached`): a request starts no fill and isn't
+sent on; redirects aren't followed. What it answers is bounded in bytes and in time, and counts only if it hashes to
+what it should. A peer that brings something else isn't asked again for a while, twice as long each time.
+"""
 
 from __future__ import annotations
 
