@@ -1,6 +1,6 @@
 """Where a command edits the catalog: on this machine's data directory, or from afar with `--to`.
 
-`editing_options` adds `--to CONTROL_URL --token-file F --keys DIR --root ROOT.json` to a command, which gets an
+`editing_options` adds `--to CONTROL_URL --token-file F --keys-dir DIR --root ROOT.json` to a command, which gets an
 `Editor` as `editor`. A publisher's machine needs no data directory, only its role's key and a token.
 """
 
@@ -34,8 +34,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
     @remote_options
     @click.option(
-        "--keys",
-        "keys_dir",
+        "--keys-dir",
         type=click.Path(path_type=Path, file_okay=False, exists=True, resolve_path=True),
         metavar="DIR",
         help="Where the keys to sign with are; with --to. By default catalog.keys_dir.",
@@ -49,7 +48,7 @@ def editing_options(command: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(command)
     def wrapped(*args: Any, remote: Remote | None, keys_dir: Path | None, root: Path | None, **kwargs: Any) -> Any:
         if remote is None and (keys_dir or root):
-            raise click.UsageError("--keys and --root are for editing from afar: with --to")
+            raise click.UsageError("--keys-dir and --root are for editing from afar: with --to")
         return command(*args, editor=Editor(remote, keys_dir, root), **kwargs)
 
     return wrapped

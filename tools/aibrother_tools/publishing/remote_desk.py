@@ -213,7 +213,7 @@ class RemoteDesk:
         try:
             return KeyRing.load(self._signing.keys, Disk(), passphrase=self._signing.passphrase, beside=beside)
         except NotFound as error:
-            raise Refused(f"{error}: name the folder with --keys") from error
+            raise Refused(f"{error}: name the folder with --keys-dir") from error
 
     def _with(self, ring: KeyRing) -> SigningWith:
         return SigningWith(ring, utc_now(), {**EXPIRIES, **self._signing.expiries})
