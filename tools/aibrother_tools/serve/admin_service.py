@@ -80,6 +80,7 @@ class AdminService:
         """
         async with self._changing:
             self._tokens.remove(token_id)  # first: whatever becomes of the file, it is refused now
+            self._cut_revoked()
             try:
                 await asyncio.to_thread(self._files.remove, token_id)
             finally:
@@ -98,6 +99,11 @@ class AdminService:
         async with self._changing:
             if await asyncio.to_thread(self._files.state) != self._seen:
                 await self._read()
+        self._cut_revoked()  # of those that have expired as well
+
+    def _cut_revoked(self) -> None:
+        if self._api is not None:
+            self._api.cut_revoked()
 
     async def _read(self) -> None:
         self._seen = await asyncio.to_thread(self._files.state)

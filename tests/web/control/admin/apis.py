@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -51,6 +52,7 @@ class Handlers:
     """What the operations did."""
 
     done: list[tuple[str, Any]] = field(default_factory=list)
+    watched: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def look(self, call: Call) -> Reply:
         self.done.append(("look", call.query))
@@ -87,6 +89,18 @@ class Handlers:
         self.done.append(("upload", data))
         return Reply({"size": len(data)}, 201)
 
+    async def watch(self, call: Call) -> web.StreamResponse:
+        answer = web.StreamResponse()
+        await answer.prepare(call.request)
+        await answer.write(b"begun")
+        self.watched.set()
+        try:
+            while True:
+                await answer.write(b".")
+                await asyncio.sleep(0.01)
+        finally:
+            self.done.append(("watch", None))
+
     async def endless(self, call: Call) -> web.StreamResponse:
         answer = web.StreamResponse()
         await answer.prepare(call.request)
@@ -103,6 +117,7 @@ class Handlers:
             Operation("keep", "PUT", "/things/{digest}", Scope.OPERATE, "Keep.", self.keep, ok, digest, body=Optional),
             Operation("forget", "DELETE", "/things/{digest}", Scope.OPERATE, "Forget.", self.forget, ok, digest),
             Operation("fail", "POST", "/fail/{how}", Scope.OPERATE, "Fail.", self.fail, ok, how),
+            Operation("watch", "GET", "/watch", Scope.READ, "Watch.", self.watch, ok),
             Operation("endless", "GET", "/endless", Scope.READ, "Break off.", self.endless, ok),
             Operation(
                 *("upload", "PUT", "/uploads/{digest}", Scope.PUBLISH, "Upload.", self.upload, ok, digest),
@@ -115,6 +130,7 @@ class Handlers:
 class Api:
     """A running admin API, and what it is made of."""
 
+    api: AdminApi
     client: TestClient[web.Request, web.Application]
     local: TestClient[web.Request, web.Application]
     handlers: Handlers
@@ -153,6 +169,6 @@ async def running(folder: Path, *, wrong_tokens: int = 30, audit: AuditLog | Non
         async with TestClient(TestServer(outer)) as client, TestClient(TestServer(inner)) as local:
             secrets = {name: secret for name, (secret, _) in made.items()}
             kept = {name: token for name, (_, token) in made.items()}
-            yield Api(client, local, handlers, log, tokens, secrets, kept)
+            yield Api(api, client, local, handlers, log, tokens, secrets, kept)
     finally:
         await log.close()

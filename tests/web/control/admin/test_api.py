@@ -368,3 +368,68 @@ async def test_a_declaration_that_nobody_would_hold_is_refused(tmp_path: Path, w
     with pytest.raises(ValueError, match=r"^x: "):
         AdminApi([operation], TokenTable(), log, version="1")
     await log.close()
+
+
+# -- what is under way
+
+
+async def test_what_is_under_way_for_a_revoked_token_is_cut(api: Api) -> None:
+    async def watch(who: str) -> int:
+        seen = 0
+        headers = {"Authorization": f"Bearer {api.secrets[who]}"}
+        async with api.client.get(f"{BASE}/watch", headers=headers) as answer:
+            async for piece in answer.content.iter_any():
+                seen += len(piece)
+        return seen
+
+    async with asyncio.timeout(20):
+        watching = [asyncio.create_task(watch(who)) for who in ("read", "operate")]
+        await api.handlers.watched.wait()
+        api.api.cut_revoked()
+        api.tokens.remove(api.kept["read"].id)
+        await asyncio.sleep(0)
+        assert not watching[0].done()
+        api.api.cut_revoked()
+        with pytest.raises(ClientPayloadError):
+            await watching[0]
+        assert not watching[1].done(), "others go on"
+        while ("watch", None) not in api.handlers.done:
+            await asyncio.sleep(0.01)
+        watching[1].cancel()
+        await asyncio.gather(watching[1], return_exceptions=True)
+
+
+@pytest.mark.parametrize(
+    "rest",
+    [
+        b"Transfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b'Transfer-Encoding: chunked\r\n\r\n5\r\n{"cou',
+        b"Transfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n0\r\n\r\n",
+        b'Content-Length: 12\r\n\r\n{"coun',
+        b'Content-Length: 12\r\nContent-Length: 13\r\n\r\n{"count": 1}',
+        b"Content-Length: -1\r\n\r\n",
+        b"Content-Encoding: gzip\r\nContent-Length: 2\r\n\r\n{}",
+        b"Expect: a miracle\r\nContent-Length: 0\r\n\r\n",
+    ],
+)
+async def test_a_body_that_ends_or_is_framed_wrongly(api: Api, rest: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
+    head = f"POST {BASE}/things HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.secrets['operate']}\r\n"
+    writer.write(head.encode() + b"Content-Type: application/json\r\nConnection: close\r\n" + rest)
+    writer.write_eof()
+    answer = await reader.read()
+    writer.close()
+    assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+    assert api.handlers.done == []
+    assert "failed" not in caplog.text, caplog.text
+    assert (await api.ask("GET", "/things"))[0] == 200
+
+
+async def test_a_body_that_does_not_come(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aibrother_node.web.control.admin.inputs.PATIENCE", 0.05)
+    reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
+    head = f"POST {BASE}/things HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.secrets['operate']}\r\n"
+    writer.write(head.encode() + b"Content-Type: application/json\r\nConnection: close\r\nContent-Length: 9\r\n\r\n{")
+    assert (await reader.readline()).startswith(b"HTTP/1.1 408 ")
+    writer.close()
+    assert api.rows()[-1]["status"] == 408

@@ -12,7 +12,7 @@ import pytest
 
 from aibrother_node.errors import DiskFull, NotFound, Temporary
 from aibrother_node.store.database import open_part
-from aibrother_node.web.control.admin.audit import LOCAL, MAX_JSON, AuditLog, Who
+from aibrother_node.web.control.admin.audit import LOCAL, MAX_JSON, AuditLog, Who, brief
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -142,6 +142,13 @@ async def test_what_is_large_or_strange_is_bounded(tmp_path: Path) -> None:
     assert row["request"] == {"too_long": 10_002}
     assert row["notes"] == {"path": str(tmp_path)}
     assert MAX_JSON < 10_000
+
+
+def test_what_is_told_of_a_request_is_brief() -> None:
+    told = brief({"roles": {"models": "x" * 201}, "names": ["y"] * 51, "n": 1, "few": ("z",), "none": None})
+    assert told == {"roles": {"models": "(201 characters)"}, "names": "(51 items)", "n": 1, "few": ["z"], "none": None}
+    assert brief({str(n): n for n in range(51)}) == "(51 members)"
+    assert brief({"x" * 300: 1}) == {"x" * 200: 1}
 
 
 async def test_a_full_disk_stops_what_is_new_and_loses_no_completion(tmp_path: Path) -> None:

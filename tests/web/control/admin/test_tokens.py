@@ -68,7 +68,10 @@ def test_who_is_let_in() -> None:
     good = made["a"][0]
     for wrong in ("", "aib_", good[:-1], good + "x", good.upper(), made["a"][1].sha256, "ä", "x" * 10_000):
         assert table.caller(wrong, "", now=0) is None
+    assert table.good(made["a"][1].id)
+    assert (table.good(made["b"][1].id, now=149), table.good(made["b"][1].id, now=150)) == (True, False)
     table.remove(made["a"][1].id)
+    assert not table.good(made["a"][1].id)
     assert table.caller(made["a"][0], "", now=0) is None
     assert table.caller(made["b"][0], "", now=0) is not None
 

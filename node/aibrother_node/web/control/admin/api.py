@@ -23,7 +23,7 @@ from aiohttp import web
 
 from aibrother_node.errors import NodeError
 from aibrother_node.web.answer import problem
-from aibrother_node.web.control.admin.audit import LOCAL, Who
+from aibrother_node.web.control.admin.audit import LOCAL, Who, brief
 from aibrother_node.web.control.admin.expectation import proceed, refrain
 from aibrother_node.web.control.admin.failures import ROWS, WRONG_TOKENS, FailureLimit, network_of
 from aibrother_node.web.control.admin.inputs import body_value, check_declaration, path_values, query_values
@@ -34,7 +34,7 @@ from aibrother_node.web.errors import retry_after
 from aibrother_node.web.responses import response
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from aiohttp.typedefs import Handler, Middleware
 
@@ -87,6 +87,7 @@ class AdminApi:
         self._audit = audit
         self._wrong_tokens = FailureLimit(wrong_tokens)
         self._rows = FailureLimit(ROWS)
+        self._under_way: dict[int, tuple[str, web.Request]] = {}  # token and request
         self._document = json.dumps(document(self._operations, version)).encode()
 
     def guarded(self) -> web.Application:
@@ -96,6 +97,16 @@ class AdminApi:
     def local(self) -> web.Application:
         """The application for `run/control.sock`, to be mounted at `BASE`: everything, as caller `local`."""
         return self._application(_local_gate)
+
+    def cut_revoked(self) -> None:
+        """Cut connections on which something is under way for a token that isn't good any more.
+
+        Without it somebody could go on watching, or sending, for as long as an answer or a body takes. An action that
+        has begun ends as it would have, and nobody is told how.
+        """
+        for token, request in list(self._under_way.values()):
+            if not self._tokens.good(token) and request.transport is not None:
+                request.transport.abort()
 
     def _application(self, gate: Middleware) -> web.Application:
         app = web.Application(middlewares=[_problems, gate])
@@ -140,7 +151,11 @@ class AdminApi:
             challenge = f'{_REALM}, error="invalid_token"'
             return await self._refuse(request, Who(None, address), None, 401, reason, challenge)
         request[_CALLER] = caller
-        return await handler(request)
+        self._under_way[id(request)] = caller.token, request
+        try:
+            return await handler(request)
+        finally:
+            del self._under_way[id(request)]
 
     async def _refuse(
         self,
@@ -189,7 +204,8 @@ class AdminApi:
         call = Call(request, caller, path, query, body)
         if not audited:
             return await self._run(operation, call)
-        asked = {name: one.model_dump(mode="json", exclude_unset=True) for name, one in _given(query, body).items()}
+        given = (("query", query), ("body", body))
+        asked = {name: brief(one.model_dump(exclude_unset=True)) for name, one in given if one is not None}
         async with self._audit.action(who, operation.name, target, asked) as entry:
             answered = await self._run(operation, call, entry.notes)
             entry.status = answered.status
@@ -248,10 +264,6 @@ def _reply(reply: Reply) -> web.Response:
         return web.Response(status=reply.status, headers=dict(reply.headers))
     headers = {"Content-Type": "application/json", **reply.headers}
     return web.Response(status=reply.status, headers=headers, body=json.dumps(reply.body).encode())
-
-
-def _given(query: Any, body: Any) -> Mapping[str, Any]:
-    return {name: one for name, one in (("query", query), ("body", body)) if one is not None}
 
 
 def _action_of(request: web.Request, operations: Sequence[Operation]) -> str | None:

@@ -56,6 +56,8 @@ MAX_ACTIONS: Final = 1_000_000
 MAX_REFUSALS: Final = 50_000
 MAX_JSON: Final = 2048
 """Characters of a request, a target or notes as JSON; longer ones are said to be so."""
+_BRIEF_TEXT: Final = 200
+_BRIEF_ITEMS: Final = 50
 _BATCH: Final = 256
 _PRUNE_EVERY: Final = 500  # rows
 _MERGE_FOR: Final = 60.0  # seconds for which one row counts
@@ -336,6 +338,19 @@ _PRUNE: Final = (
     "DELETE FROM audit WHERE refusal = ? AND id <= "
     "(SELECT id FROM audit WHERE refusal = ? ORDER BY id DESC LIMIT 1 OFFSET ?)"
 )
+
+
+def brief(value: Any) -> Any:
+    """A JSON value in which long texts and long lists are told by their length, for the audit log."""
+    if isinstance(value, str):
+        return value if len(value) <= _BRIEF_TEXT else f"({len(value)} characters)"
+    if isinstance(value, dict):
+        if len(value) > _BRIEF_ITEMS:
+            return f"({len(value)} members)"
+        return {str(name)[:_BRIEF_TEXT]: brief(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [brief(one) for one in value] if len(value) <= _BRIEF_ITEMS else f"({len(value)} items)"
+    return value
 
 
 def _insert(

@@ -218,6 +218,11 @@ class TokenTable:
         fresh = TokenTable(tokens)
         self._tokens, self._hashes = fresh._tokens, fresh._hashes
 
+    def good(self, token_id: str, now: float | None = None) -> bool:
+        """Whether a token that was presented earlier still lets its bearer in."""
+        token = self._tokens.get(token_id)
+        return token is not None and not token.expired(time.time() if now is None else now)
+
     def remove(self, token_id: str) -> None:
         """Refuse a token from the next request on, if there is such a one."""
         self.replace(token for token in self._tokens.values() if token.id != token_id)
