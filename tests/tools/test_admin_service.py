@@ -68,7 +68,8 @@ async def test_commands_keep_and_revoke(running: Running) -> None:
     assert await status(running, secret) == 401
     with pytest.raises(NotFound):
         await service.revoke_token(token.id)
-    for wrong in ({}, {"id": "../x"}, [], None, token.model_dump(mode="json") | {"scopes": "read"}):
+    wrongs: list[object] = [{}, {"id": "../x"}, [], None, token.model_dump(mode="json") | {"scopes": "read"}]
+    for wrong in wrongs:
         with pytest.raises(InvalidInput, match="no token"):
             await service.keep_token(wrong)
 
