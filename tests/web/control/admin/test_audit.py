@@ -12,7 +12,8 @@ import pytest
 
 from aibrother_node.errors import DiskFull, NotFound, Temporary
 from aibrother_node.store.database import open_part
-from aibrother_node.web.control.admin.audit import LOCAL, MAX_JSON, AuditLog, Who, brief
+from aibrother_node.web.control.admin.audit import LOCAL, AuditLog, Who, brief
+from aibrother_node.web.control.admin.audit_rows import MAX_JSON
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import queue
 import sqlite3
@@ -23,64 +22,35 @@ from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.errors import NodeError, Temporary
 from aibrother_node.store.database import named, open_part
+from aibrother_node.web.control.admin.audit_rows import (
+    BEGUN,
+    LOCAL,
+    PART,
+    PRUNE,
+    STEPS,
+    Who,
+    brief,
+    complete,
+    insert,
+    read_rows,
+    result_of,
+)
 from aibrother_node.web.control.admin.problems import answer_problem
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
+__all__ = ["LOCAL", "AuditLog", "Entry", "Who", "brief"]
+
 _LOG: Final = logging.getLogger(__name__)
-PART: Final = "audit"
-STEPS: Final = (
-    """CREATE TABLE audit (
-        id INTEGER PRIMARY KEY AUTOINCREMENT,
-        at REAL NOT NULL,
-        last REAL NOT NULL,
-        refusal INTEGER NOT NULL,
-        caller TEXT,
-        address TEXT NOT NULL,
-        action TEXT,
-        target TEXT NOT NULL,
-        request TEXT NOT NULL,
-        status INTEGER,
-        result TEXT NOT NULL,
-        notes TEXT NOT NULL,
-        count INTEGER NOT NULL
-    );
-CREATE INDEX audit_by_refusal ON audit (refusal, id);
-CREATE INDEX audit_by_caller ON audit (caller, id);
-CREATE INDEX audit_by_action ON audit (action, id);
-""",
-)
 MAX_ACTIONS: Final = 1_000_000
 MAX_REFUSALS: Final = 50_000
-MAX_JSON: Final = 2048
-"""Characters of a request, a target or notes as JSON; longer ones are said to be so."""
-_BRIEF_TEXT: Final = 200
-_BRIEF_ITEMS: Final = 50
 _BATCH: Final = 256
 _PRUNE_EVERY: Final = 500  # rows
 _MERGE_FOR: Final = 60.0  # seconds for which one row counts
 _MAX_MERGED: Final = 4096
 _MAX_WAITING: Final = 10_000  # completions kept for when the disk has room again
-BEGUN: Final = "begun"
-
-
-@dataclass(frozen=True, slots=True)
-class Who:
-    """Who asked.
-
-    Attributes:
-        caller: a token's id, `local` for this machine's commands, None for nobody known.
-        address: the TCP peer's; `local` over run/control.sock.
-    """
-
-    caller: str | None
-    address: str
-
-
-LOCAL: Final = Who("local", "local")
-"""Whoever may open `run/control.sock`."""
 
 
 @dataclass(slots=True)
@@ -155,7 +125,7 @@ class AuditLog:
         Raises:
             DiskFull: it can't be entered, and is not begun.
         """
-        row = await self._ask(_insert(self._now(), who, action, target, request, None, BEGUN, {}, refusal=False))
+        row = await self._ask(insert(self._now(), who, action, target, request, None, BEGUN, {}, refusal=False))
         entry = Entry()
         try:
             yield entry
@@ -169,7 +139,7 @@ class AuditLog:
         """Enter an action that was never begun, since what was asked is wrong."""
         notes = {"reason": reason}
         await self._or_log(
-            _insert(self._now(), who, action, target, None, status, _result(status), notes, refusal=False)
+            insert(self._now(), who, action, target, None, status, result_of(status), notes, refusal=False)
         )
 
     async def refuse(
@@ -193,52 +163,18 @@ class AuditLog:
             merge: refusals with this key are counted in one row a minute.
         """
         notes = {"reason": reason}
-        insert = _insert(self._now(), who, action, target, None, status, "refused", notes, refusal=True)
-        await self._or_log(insert if merge is None else self._merging(merge, insert))
+        added = insert(self._now(), who, action, target, None, status, "refused", notes, refusal=True)
+        await self._or_log(added if merge is None else self._merging(merge, added))
 
-    def page(
-        self,
-        *,
-        before: int | None = None,
-        limit: int = 100,
-        action: str | None = None,
-        caller: str | None = None,
-        since: float | None = None,
-    ) -> list[dict[str, Any]]:
-        """The newest rows, the newest first; blocks, on any thread.
-
-        Args:
-            before: only rows with a smaller id.
-            limit: how many at most.
-            action, caller: only these.
-            since: Unix time; only rows that were last added to since.
-        """
-        where = {"id < ?": before, "action = ?": action, "caller = ?": caller, "last >= ?": since}
-        given = {clause: value for clause, value in where.items() if value is not None}
-        query = f"SELECT {', '.join(_COLUMNS)} FROM audit"  # noqa: S608 - names of our own
-        if given:
-            query += " WHERE " + " AND ".join(given)
-        if not self._path.exists():
-            return []  # nothing has been entered yet
-        try:
-            db = sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
-        except sqlite3.OperationalError as error:
-            raise Temporary(f"the audit log can't be read now: {error}") from error
-        try:
-            rows = db.execute(f"{query} ORDER BY id DESC LIMIT ?", (*given.values(), limit)).fetchall()
-        except sqlite3.OperationalError as error:
-            if "no such table" in str(error):
-                return []
-            raise Temporary(f"the audit log can't be read now: {error}") from error
-        finally:
-            db.close()
-        return [_document(dict(zip(_COLUMNS, row, strict=True))) for row in rows]
+    def page(self, **filters: Any) -> list[dict[str, Any]]:
+        """The newest rows, as `read_rows`; blocks, on any thread."""
+        return read_rows(self._path, **filters)
 
     # -- from the event loop
 
     async def _complete(self, row: int, entry: Entry, reason: str | None) -> None:
         notes = entry.notes if reason is None else {**entry.notes, "reason": reason}
-        await self._or_log(_complete(self._now(), row, entry.status, notes), keep=True)
+        await self._or_log(complete(self._now(), row, entry.status, notes), keep=True)
 
     async def _ask(self, do: Callable[[sqlite3.Connection], int], *, keep: bool = False) -> int:
         if self._closed:
@@ -309,18 +245,18 @@ class AuditLog:
         if self._since_pruned >= _PRUNE_EVERY:
             self._since_pruned = 0
             for refusal, ceiling in enumerate(self._ceilings):
-                self._db.execute(_PRUNE, (refusal, refusal, ceiling))
+                self._db.execute(PRUNE, (refusal, refusal, ceiling))
         self._db.execute("COMMIT")
         return results
 
-    def _merging(self, key: str, insert: Callable[[sqlite3.Connection], int]) -> Callable[[sqlite3.Connection], int]:
+    def _merging(self, key: str, added: Callable[[sqlite3.Connection], int]) -> Callable[[sqlite3.Connection], int]:
         def do(db: sqlite3.Connection) -> int:
             now = self._now()
             row, begun = self._merged.get(key, (0, 0.0))
             if row and begun <= now < begun + _MERGE_FOR:
                 db.execute("UPDATE audit SET count = count + 1, last = ? WHERE id = ?", (now, row))
                 return row
-            row = insert(db)
+            row = added(db)
             self._merged[key] = (row, now)
             self._merged.move_to_end(key)
             if len(self._merged) > _MAX_MERGED:
@@ -328,93 +264,6 @@ class AuditLog:
             return row
 
         return do
-
-
-_COLUMNS: Final = (
-    *("id", "at", "last", "refusal", "caller", "address", "action", "target"),
-    *("request", "status", "result", "notes", "count"),
-)
-_PRUNE: Final = (
-    "DELETE FROM audit WHERE refusal = ? AND id <= "
-    "(SELECT id FROM audit WHERE refusal = ? ORDER BY id DESC LIMIT 1 OFFSET ?)"
-)
-
-
-def brief(value: Any) -> Any:
-    """A JSON value in which long texts and long lists are told by their length, for the audit log."""
-    if isinstance(value, str):
-        return value if len(value) <= _BRIEF_TEXT else f"({len(value)} characters)"
-    if isinstance(value, dict):
-        if len(value) > _BRIEF_ITEMS:
-            return f"({len(value)} members)"
-        return {str(name)[:_BRIEF_TEXT]: brief(one) for name, one in value.items()}
-    if isinstance(value, list | tuple):
-        return [brief(one) for one in value] if len(value) <= _BRIEF_ITEMS else f"({len(value)} items)"
-    return value
-
-
-def _insert(
-    now: float,
-    who: Who,
-    action: str | None,
-    target: Mapping[str, Any] | None,
-    request: object,
-    status: int | None,
-    result: str,
-    notes: Mapping[str, Any],
-    *,
-    refusal: bool,
-) -> Callable[[sqlite3.Connection], int]:
-    row = {
-        "at": now,
-        "last": now,
-        "refusal": refusal,
-        "caller": who.caller,
-        "address": who.address,
-        "action": action,
-        "target": _small(dict(target or {})),
-        "request": _small(request),
-        "status": status,
-        "result": result,
-        "notes": _small(dict(notes)),
-        "count": 1,
-    }
-    statement = f"INSERT INTO audit ({', '.join(row)}) VALUES ({', '.join('?' * len(row))})"  # noqa: S608 - the same
-
-    def do(db: sqlite3.Connection) -> int:
-        added = db.execute(statement, tuple(row.values())).lastrowid
-        assert added is not None
-        return added
-
-    return do
-
-
-def _complete(now: float, row: int, status: int, notes: Mapping[str, Any]) -> Callable[[sqlite3.Connection], int]:
-    def do(db: sqlite3.Connection) -> int:
-        db.execute(
-            "UPDATE audit SET status = ?, result = ?, notes = ?, last = ? WHERE id = ?",
-            (status, _result(status), _small(dict(notes)), now, row),
-        )
-        return row
-
-    return do
-
-
-def _result(status: int) -> str:
-    return "done" if status < 400 else "failed"
-
-
-def _small(value: object) -> str:
-    """JSON of bounded length, in ASCII, whatever it is made from."""
-    text = json.dumps(value, default=str)
-    return text if len(text) <= MAX_JSON else json.dumps({"too_long": len(text)})
-
-
-def _document(row: dict[str, Any]) -> dict[str, Any]:
-    for name in ("target", "request", "notes"):
-        row[name] = json.loads(row[name])
-    row["refusal"] = bool(row["refusal"])
-    return row
 
 
 def _tell(write: _Write, result: int | None, error: Exception | None) -> None:
