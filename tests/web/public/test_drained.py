@@ -20,6 +20,7 @@ from web.public.test_mirrors import (
     WITHDRAWN,
     World,
     blob,
+    digest_of,
     mirrors_of,
     part,
     running,
@@ -53,7 +54,7 @@ async def test_content_and_catalog_are_503_until_undrained(world: World, target:
     before = await world.ask(target, method=method)
     _drain(world)
     reply = await world.ask(target, method=method)
-    assert (reply.status, reply.headers["Retry-After"], reply.headers["Cache-Control"]) == (503, "30", "no-store")
+    assert (reply.status, reply.headers["Retry-After"], reply.headers["Cache-Control"]) == (503, "10", "no-store")
     assert reply.headers["Content-Type"] == "application/problem+json"
     undrain(world.layout, Disk())
     assert (await world.ask(target, method=method)).status == before.status
@@ -88,6 +89,15 @@ async def test_clients_are_sent_to_the_nearest_where_redirects_are_allowed(
             assert (reply.status, reply.headers["Cache-Control"]) == (307, "no-store")
             assert reply.headers["Location"].startswith(f"{nearest.url}{blob(data)}?")
             assert f"via={world.own.id}" in reply.headers["Location"]
+    chunks = f"/v1/chunks/{digest_of(HERE)}"
+    reply = await world.ask(f"{chunks}?manifest={digest_of(ABSENT)}", IN_BERLIN)
+    assert reply.headers["Location"] == f"{DE.url}{chunks}?manifest={digest_of(ABSENT)}&via={world.own.id}"
+    assert (await world.ask(chunks, IN_BERLIN)).headers["Location"] == f"{DE.url}{chunks}?via={world.own.id}"
+    consistent = f"/targets/models/{digest_of(HERE).hex}.here-1-f32.gguf"
+    assert (await world.ask(consistent)).headers["Location"].partition("?")[0] in (
+        DE.url + blob(HERE),
+        US.url + blob(HERE),
+    )
     for target, client_says, status in (
         (f"{blob(HERE)}?via=x", {}, 503),  # no circles
         (blob(HERE), {"Cache-Control": "only-if-cached"}, 503),

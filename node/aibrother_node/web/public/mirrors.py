@@ -15,7 +15,7 @@ from aibrother_node.web.answer import Answer, Representation, entity_tag
 from aibrother_node.web.disposition import clean_filename
 from aibrother_node.web.metalink import METALINK_TYPE, Source, are_pieces_of, metalink
 from aibrother_node.web.public.fleet_sight import Client, FleetSight, remember
-from aibrother_node.web.targets import BlobTarget, PartTarget, carries_via
+from aibrother_node.web.targets import BlobTarget, ChunksTarget, PartTarget, TufTarget, carries_via
 
 if TYPE_CHECKING:
     from aibrother_node.content.chunks import ChunkManifest
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aibrother_node.web.targets import Target
 
 MAX_LINKS: Final = 5
-DRAINED_RETRY: Final = 30.0
+DRAINED_RETRY: Final = 10.0
 """Seconds after which to ask a drained node again: who drained it knows how long that lasts, and hasn't said."""
 
 
@@ -101,7 +101,8 @@ class Mirrors:
         """Where to send a client of a blob that is not here; None where it is to be told so."""
         if self._sight.settings.on_miss != "redirect":
             return None
-        return await self._any(request, digest, filename)
+        best = await self._any(request, digest)
+        return None if best is None else self._location(best, digest, filename)
 
     async def instead(self, request: Request, target: Target) -> Answer:
         """Send a client of a drained node to any mirror, where it may be sent on at all and one is known.
@@ -113,27 +114,42 @@ class Mirrors:
         """
         settings = self._sight.settings
         if settings.on_miss == "redirect" or settings.redirect == "nearest":
-            location = None
-            if isinstance(target, BlobTarget):
-                await asyncio.to_thread(self._refuse_withdrawn, target.digest)
-                location = await self._any(request, target.digest, target.filename)
-            elif isinstance(target, PartTarget):
-                part = await asyncio.to_thread(self._catalog.part, target)
-                location = await self._any(request, part.digest, target.filename)
-            if location is not None:
-                return redirection(location)
-        raise Temporary("this node is taken out of service for a while", retry_after=DRAINED_RETRY)
+            match target:
+                case BlobTarget(digest, filename):
+                    await asyncio.to_thread(self._refuse_withdrawn, digest)
+                case PartTarget():
+                    part = await asyncio.to_thread(self._catalog.part, target)
+                    digest, filename = part.digest, target.filename
+                case ChunksTarget():
+                    digest, filename = target.digest, None
+                case TufTarget():
+                    digest, filename = target.sha256, None
+                case _:
+                    raise _drained()
+            best = await self._any(request, digest)
+            if best is not None and isinstance(target, ChunksTarget):
+                return redirection(self._chunks_location(best, target))
+            if best is not None:
+                return redirection(self._location(best, digest, filename))
+        raise _drained()
 
-    async def _any(self, request: Request, digest: Digest, filename: str | None) -> str | None:
+    async def _any(self, request: Request, digest: Digest) -> Mirror | None:
         sight = self._sight
         if not sight.has_peers or not _can_be_sent(request):
             return None
-        best = _best(await sight.client(request), await sight.holders(digest))
-        return None if best is None else self._location(best, digest, filename)
+        return _best(await sight.client(request), await sight.holders(digest))
 
     def _location(self, mirror: Mirror, digest: Digest, filename: str | None) -> str:
         url = _blob_url(mirror.url, digest, filename)
-        return f"{url}{'&' if filename is not None else '?'}via={quote(self._sight.settings.node_id, safe='')}"
+        return f"{url}{'&' if filename is not None else '?'}{self._via}"
+
+    def _chunks_location(self, mirror: Mirror, target: ChunksTarget) -> str:
+        wanted = "" if target.manifest is None else f"manifest={target.manifest}&"
+        return f"{mirror.url}/v1/chunks/{target.digest}?{wanted}{self._via}"
+
+    @property
+    def _via(self) -> str:
+        return f"via={quote(self._sight.settings.node_id, safe='')}"
 
     # /v1/mirrors
 
@@ -242,6 +258,10 @@ class _Described:
 def redirection(location: str) -> Answer:
     """Send a client elsewhere, this once (RFC 9110, 15.4.8)."""
     return Answer(307, [("Content-Length", "0"), ("Location", location), ("Cache-Control", "no-store")])
+
+
+def _drained() -> Temporary:
+    return Temporary("this node is taken out of service for a while", retry_after=DRAINED_RETRY)
 
 
 def only_if_cached(request: Request) -> bool:
