@@ -45,7 +45,7 @@ CHECKS = [
     checks.negative_data_rejection,
 ]
 bounded = settings(
-    max_examples=rounds(12, 200),
+    max_examples=rounds(12, 100),
     deadline=None,
     derandomize=True,
     database=None,

@@ -15,7 +15,7 @@ from aibrother_tools.app import App, data_option, json_option, pass_app, print_j
 @json_option
 @pass_app
 def backup(app: App, path: Path, as_json: bool) -> None:
-    """Write keys, configuration, trust, the signed catalog and pins to FILE; never blobs.
+    """Write keys, configuration, trust, the signed catalog, pins, tokens and jobs to FILE; never blobs.
 
     FILE holds private keys: keep it where you would keep those.
     """
