@@ -188,9 +188,13 @@ def test_a_signer_whose_keys_are_lost_is_taken_over_from(tmp_path: Path, model: 
     assert run(*publish).code == 0
 
 
-def test_the_ready_line(make_node: Callable[..., Node]) -> None:
+def test_the_ready_line_and_what_a_running_node_is_told(make_node: Callable[..., Node]) -> None:
     node = make_node().start()
     jsonschema.validate(node.ready, _schema("serve"))
+    assert _valid("drain", node.command("drain", "--json").out)["state"] == "draining"
+    assert _valid("status", node.command("status", "--json").out)["node"]["drained"]["reason"] == ""
+    assert _valid("undrain", node.command("undrain", "--json").out)["state"] == "up"
+    assert _valid("status", node.command("status", "--json").out)["node"]["drained"] is None
 
 
 def test_pull_tells_its_events_and_ends_with_done(node: Node, model: Content, tmp_path: Path) -> None:
