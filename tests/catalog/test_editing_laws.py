@@ -22,6 +22,7 @@ from aibrother_node.catalog.editing import (
     yank,
 )
 from aibrother_node.catalog.entries import Channel, Entry, content_of, decode_releases
+from aibrother_node.catalog.lawful import check_content, check_documents
 from aibrother_node.catalog.names import Reference, ordered
 from aibrother_node.errors import NotFound, Refused
 from catalog.made import made_entry
@@ -73,6 +74,8 @@ class Edits(RuleBasedStateMachine):
         assert self.catalog.content() == before
         if made.is_empty:
             assert (made.content.stable, made.content.staging) == (before.stable, before.staging)
+        parts = {path: target for path, target in made.targets.items() if path not in made.documents}
+        check_content(before, made.content, parts, check_documents(made.documents))  # so a signing node takes it
         self.catalog.take(made)
         if again:
             assert make().is_empty

@@ -254,7 +254,7 @@ def test_edits_from_afar(signer: Signer, tmp_path: Path) -> None:
     assert publisher("unyank", "edited@2").code == 0
     assert signer.node.get("/models/edited-2-f32.gguf", method="HEAD").status == 200
     assert publisher("retire", "edited", "--keep", "2").code == 0
-    assert signer.node.get("/models/edited-1-f32.gguf").status == 410
+    assert signer.node.get("/models/edited-1-f32.gguf").status == 404
     nothing = publisher("retire", "edited", "--keep", "2", "--json")
     assert (nothing.code, nothing.json["targets"]) == (0, [])
     assert publisher("yank", "no-such-model", "--reason", "x").code == 4

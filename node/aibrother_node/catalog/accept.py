@@ -262,7 +262,7 @@ def _files_of(
     """Make sure that a target's file is here; what is still to be written of it."""
     digest = Digest.from_hex(target.hashes["sha256"])
     if target.custom is not None:
-        named = [digest, manifest_of(path, target.custom)]
+        named = [digest, _manifest(path, target.custom)]
         if is_stored is not None and (missing := [one for one in named if not is_stored(one)]):
             raise Refused(f"{path} names {missing[0]}, which isn't stored here")
         return {}
@@ -277,7 +277,7 @@ def _files_of(
     return {place: data}
 
 
-def manifest_of(path: str, custom: Any) -> Digest:
+def _manifest(path: str, custom: Any) -> Digest:
     """The chunk manifest that a part's custom fields name.
 
     Raises:

@@ -15,13 +15,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.catalog.accept import manifest_of, new_targets
+from aibrother_node.catalog.accept import new_targets
 from aibrother_node.catalog.deciding import DECIDED, Decision, Done, decide
 from aibrother_node.catalog.indexing import follow, release_columns, state_name, tell_workers, yanked_rows
 from aibrother_node.catalog.keys import KeyRing
 from aibrother_node.catalog.reading import content_of
 from aibrother_node.catalog.repository import Repository
+from aibrother_node.catalog.review import review
 from aibrother_node.catalog.targets import TargetEdit
+from aibrother_node.content.chunks import FIXED_1
 from aibrother_node.content.digest import Digest
 from aibrother_node.content.gguf import GgufError, read_header
 from aibrother_node.errors import DiskFull, InvalidInput, NodeError, NotFound, Refused, VerificationFailed
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from tuf.api.metadata import TargetFile
 
     from aibrother_node.catalog.accept import Draft
+    from aibrother_node.catalog.entries import Part
     from aibrother_node.catalog.targets import Content
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.disk import Disk
@@ -131,32 +134,27 @@ class Desk:
         self._release(action.get("lease"))
         return done
 
-    def inspect(self, draft: Draft) -> None:
-        """Look at the files that roles signed elsewhere name anew, before `accept`: at their headers and manifests.
+    def inspect(self, draft: Draft, now: datetime) -> None:
+        """Look at roles that were signed elsewhere, before `accept`: whether they are an edit, and of sound files.
 
         It reads a lot and changes nothing, so any thread may.
 
         Raises:
+            Moved: the catalog has moved on since they were signed.
             Refused: a file isn't stored, or this node doesn't sign the catalog.
-            VerificationFailed: one is no GGUF by today's reader, or its manifest is that of something else.
-            and as `new_targets`.
+            VerificationFailed: signatures or a law of editing are broken; a file is no GGUF by today's reader, or a
+                manifest is that of something else.
+            and as `Repository.accept`.
         """
         self._refuse_to_follow()
-        seen: set[tuple[Digest, int, Digest]] = set()
-        for path, target in new_targets(self._open().state, draft).items():
-            if target is None or target.custom is None:
-                continue
-            digest, manifest = Digest.from_hex(target.hashes["sha256"]), manifest_of(path, target.custom)
-            if (digest, target.length, manifest) in seen:
-                continue  # the moving name means the same
-            seen.add((digest, target.length, manifest))
+        repository = self._open()
+        for part in review(repository.state, repository.check(draft, now, self._is_stored)):
             try:
-                self._check_gguf(path, digest, target.length)
-                found = self._store.read_manifest(manifest, self._store.manifest_ceiling)
+                self._check_gguf(part.filename, part.sha256, part.size_bytes)
+                for digest, chunker in ((part.chunks, None), (part.pieces, FIXED_1)):
+                    self._check_manifest(part, digest, chunker)
             except NotFound as error:
-                raise Refused(f"{path}: {error}") from error
-            if (found.blob, found.size) != (digest, target.length):
-                raise VerificationFailed(f"{path} names {manifest}, which is the manifest of {found.blob}")
+                raise Refused(f"{part.filename}: {error}") from error
 
     def accept(self, draft: Draft, now: datetime) -> dict[str, int]:
         """Make roles visible that were signed elsewhere, whose files are stored here.
@@ -178,7 +176,7 @@ class Desk:
             self._keyring(),
             now,
             documents=draft.documents,
-            is_stored=lambda digest: self._store.layout.blob(digest).exists(),
+            is_stored=self._is_stored,
         )
         self._index(content_of(repository), {path: _target_edit(target) for path, target in changed.items()})
         for target in changed.values():
@@ -280,6 +278,9 @@ class Desk:
             self._index(edit.content, edit.targets)
         return decision.done(before, versions)
 
+    def _is_stored(self, digest: Digest) -> bool:
+        return self._store.layout.blob(digest).exists()
+
     def _index(self, content: Content, targets: Mapping[str, TargetEdit | None]) -> None:
         """Enter what changed into the index, and let the workers know."""
         changed = [
@@ -292,6 +293,11 @@ class Desk:
         assert state is not None
         self._store.put_catalog(state, changed, yanked_rows(content), removed=removed, whole=False)
         tell_workers(self._store.layout)
+
+    def _check_manifest(self, part: Part, digest: Digest, chunker: str | None) -> None:
+        found = self._store.read_manifest(digest, self._store.manifest_ceiling)
+        if (found.blob, found.size) != (part.sha256, part.size_bytes) or chunker not in (None, found.chunker):
+            raise VerificationFailed(f"{part.filename} names {digest}, which isn't a manifest of it")
 
     def _check_gguf(self, filename: str, digest: Digest, size: int) -> None:
         blob = self._store.open_blob(digest)

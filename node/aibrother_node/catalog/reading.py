@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from aibrother_node.catalog.entries import (
     MAX_CATALOG_BYTES,
@@ -21,18 +21,24 @@ from aibrother_node.errors import Gone, NotFound, VerificationFailed
 
 if TYPE_CHECKING:
     from aibrother_node.catalog.names import Reference
-    from aibrother_node.catalog.repository import Repository
 
 STABLE: Final = catalog_path("stable")
 STAGING: Final = catalog_path("staging")
 
 
-def content_of(repository: Repository) -> Content:
+class Documents(Protocol):
+    """A catalog whose documents can be read: a `Repository`, or what one would become."""
+
+    def document(self, path: str) -> bytes | None:
+        """A document's bytes, verified; None if there is none, or if the path is a part's."""
+
+
+def content_of(repository: Documents) -> Content:
     """What is published, as it is signed now."""
     return Content(catalog(repository, STABLE), catalog(repository, STAGING), lambda name: releases(repository, name))
 
 
-def catalog(repository: Repository, path: str) -> CatalogDocument:
+def catalog(repository: Documents, path: str) -> CatalogDocument:
     """A channel's document as it is signed now."""
     data = repository.document(path)
     if data is None:
@@ -40,13 +46,13 @@ def catalog(repository: Repository, path: str) -> CatalogDocument:
     return decode_catalog(data, MAX_CATALOG_BYTES)
 
 
-def releases(repository: Repository, name: str) -> ReleasesDocument | None:
+def releases(repository: Documents, name: str) -> ReleasesDocument | None:
     """All releases of one model; None where it has none."""
     data = repository.document(releases_path(name))
     return None if data is None else decode_releases(data, MAX_RELEASES_BYTES)
 
 
-def fleet(repository: Repository) -> FleetDocument:
+def fleet(repository: Documents) -> FleetDocument:
     """The members of the fleet as they are signed now."""
     data = repository.document(FLEET_PATH)
     if data is None:
@@ -54,7 +60,7 @@ def fleet(repository: Repository) -> FleetDocument:
     return decode_fleet(data, MAX_FLEET_BYTES)
 
 
-def find(repository: Repository, reference: Reference) -> list[Entry]:
+def find(repository: Documents, reference: Reference) -> list[Entry]:
     """The stable releases that a reference means: of each variant the newest, or the version named.
 
     Raises:

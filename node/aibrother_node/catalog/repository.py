@@ -263,6 +263,10 @@ class Repository:
         sent = Draft(dict(roles), dict(base), dict(documents or {}))
         return self._apply(accepted(self.state, sent, now, is_stored), Signing(keyring, now, self._expiries))
 
+    def check(self, draft: Draft, now: datetime, is_stored: Callable[[Digest], bool] | None = None) -> Change:
+        """Check roles that were signed elsewhere as `accept` does; nothing becomes visible."""
+        return accepted(self.state, draft, now, is_stored)
+
     def rotate(
         self,
         role: str,

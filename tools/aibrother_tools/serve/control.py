@@ -222,7 +222,9 @@ class Control:
 
     async def _accept(self, draft: Draft) -> dict[str, int]:
         """Take in roles that a publisher has signed elsewhere."""
-        await asyncio.to_thread(self._desk(self._thread.store).inspect, draft)  # it reads every file that is new
+        await asyncio.to_thread(
+            self._desk(self._thread.store).inspect, draft, utc_now()
+        )  # it reads every file that is new
         return await self._at_desk(lambda desk: desk.accept(draft, utc_now()))
 
     async def _at_desk(self, work: Callable[[Desk], _Result]) -> _Result:
