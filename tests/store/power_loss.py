@@ -24,15 +24,21 @@ _ALL_SUBSETS_UP_TO = 5  # pending changes of names; of more, all prefixes and al
 class _Inode:
     durable: bytes = b""
     current: bytearray = field(default_factory=bytearray)
+    written: list[tuple[int, int]] = field(default_factory=list)
 
     def contents(self) -> list[bytes]:
-        """What a power loss may leave of the file."""
+        """What a power loss may leave of the file; bytes that weren't written since the last fsync stay."""
         now = bytes(self.current)
         if now == self.durable:
             return [now]
-        kept = len(self.durable) if now.startswith(self.durable) else 0  # what was only added to stays
-        half = max(kept, len(now) // 2)
-        return [self.durable, now, now[:kept] + bytes(len(now) - kept), now[:half] + bytes(len(now) - half)]
+        left = sum(stop - start for start, stop in self.written) // 2
+        none, half = bytearray(now), bytearray(now)
+        for start, stop in self.written:
+            none[start:stop] = bytes(len(none[start:stop]))
+            kept = min(left, stop - start)
+            left -= kept
+            half[start + kept : stop] = bytes(len(half[start + kept : stop]))
+        return [self.durable, now, bytes(none), bytes(half)]
 
 
 @dataclass(frozen=True)
@@ -178,11 +184,13 @@ def states(calls: list[tuple[str, object]], base: State) -> Iterator[tuple[int, 
                 current = inodes[number].current
                 current.extend(bytes(max(0, offset + len(data) - len(current))))
                 current[offset : offset + len(data)] = data
+                inodes[number].written.append((offset, offset + len(data)))
             case "truncate", (int(number), int(size)):
                 current = inodes[number].current
                 current[:] = current[:size].ljust(size, b"\0")
             case "fsync", int(number):
                 inodes[number].durable = bytes(inodes[number].current)
+                inodes[number].written.clear()
             case "sync folder", str(folder):
                 synced = [change for change in pending if _touches(change, folder)]
                 durable += synced

@@ -21,6 +21,7 @@ import json
 import os
 import stat
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 from aibrother_node.content.chunks import ChunkManifest
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _STATE_CEILING: Final = 64 << 10
 _MANIFEST_CEILING: Final = 64 << 20
 _HAVE_CEILING: Final = 1 << 20
+_YEAR_9999: Final = 253_370_764_800.0
 _RETRY_AFTER: Final = 30.0
 
 Why = Literal["damaged", "filling"]
@@ -86,10 +88,12 @@ class FillState:
             fields: Any = json.loads(data)
             if not isinstance(fields, dict) or fields.get("v") != 1 or fields.get("why") not in ("damaged", "filling"):
                 raise ValueError("not of version 1")
-            described = fields.get("described")
+            described, since = fields.get("described"), float(fields["since"])
+            if not 0 <= since <= _YEAR_9999:
+                raise ValueError("not a time")
             return cls(
                 fields["why"],
-                float(fields["since"]),
+                since,
                 fields.get("served") is True,
                 None if described is None else str(Digest.parse(described)),
                 str(fields.get("reason", "")),
@@ -235,7 +239,7 @@ def describe_fills(layout: Layout) -> list[dict[str, Any]]:
             {
                 "digest": str(digest),
                 "state": fill.state.why,
-                "since": fill.state.since,
+                "since": f"{datetime.fromtimestamp(fill.state.since, UTC):%Y-%m-%dT%H:%M:%SZ}",
                 "size": fill.size,
                 "chunks": len(fill.manifest),
                 "missing_chunks": len(missing),

@@ -20,7 +20,7 @@ from aibrother_node.store.direct import DirectFile
 from aibrother_node.store.fills import open_fill
 from aibrother_node.store.hashing import hash_file
 from aibrother_node.store.incoming import build, read_at
-from aibrother_node.store.scrub import Step, whole_digest
+from aibrother_node.store.scrub import bad_chunks, whole_digest
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.fills import OpenFill
     from aibrother_node.store.layout import Layout
+    from aibrother_node.store.scrub import Step
     from aibrother_node.store.withheld import WithheldWriter
 
     _Result = TypeVar("_Result")
@@ -127,7 +128,7 @@ async def repair(hands: Hands, digest: Digest) -> None:
             return
         _LOG.warning("%s isn't whole yet, though no chunk is known to be bad: %s", digest, fault or "its SHA-256")
         fill = await _look_for_more(hands, fill)
-        if not any(True for _ in fill.have.missing()):
+        if next(fill.have.missing(), None) is None:
             state = replace(fill.state, served=False)
             await hands.change(lambda store, state=state: damage.clear(store, digest, (), state=state))  # type: ignore[misc]
             hands.withheld.withhold(digest, fill.inode, [(0, fill.size)])
@@ -136,7 +137,14 @@ async def repair(hands: Hands, digest: Digest) -> None:
 
 
 async def _bring(hands: Hands, fill: OpenFill, chunk: Chunk) -> OpenFill:
+    """Have one chunk be right, and take it for good."""
     digest = fill.digest
+    if await asyncio.to_thread(_is_right, hands.layout, fill, chunk):
+        # a disk that only couldn't be read for a while, or a crash between a chunk and its bit
+        fill = await hands.change(lambda store: damage.admit(store, digest, [chunk.index]))
+        hands.withheld.withhold(digest, fill.inode, fill.missing())
+        hands.repaired()
+        return fill
     data = await hands.source.chunk(digest, chunk, fill.size)
     # on the store's thread: nobody ends this fill meanwhile, since its blob was stored anew
     try:
@@ -155,7 +163,7 @@ async def _look_for_more(hands: Hands, fill: OpenFill) -> OpenFill:
     """Find the chunks that are bad by their SHA-256, and clear their bits."""
 
     def look(file: DirectFile) -> Generator[Step, None, list[int]]:
-        return _bad_chunks(file, fill.manifest)
+        return bad_chunks(file, fill.manifest)
 
     bad = await _run(hands, hands.layout.fill(fill.digest) / "data", look)
     if bad:
@@ -234,19 +242,6 @@ async def advance(steps: Generator[Step, None, _Result]) -> tuple[Step | None, t
     except asyncio.CancelledError:
         await asyncio.wait([work])
         raise
-
-
-def _bad_chunks(file: DirectFile, manifest: ChunkManifest) -> Generator[Step, None, list[int]]:
-    bad = []
-    for chunk in manifest:
-        try:
-            with file.read(chunk.offset, chunk.length) as view:
-                if hashlib.sha256(view).digest() != chunk.sha256.raw:
-                    bad.append(chunk.index)
-        except OSError:
-            bad.append(chunk.index)
-        yield Step(0, chunk.length, urgent=True)
-    return bad
 
 
 def _is_right(layout: Layout, fill: OpenFill, chunk: Chunk) -> bool:

@@ -22,10 +22,13 @@ from aibrother_node.content.chunks import MAX_CHUNK
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
+    from typing import TypeVar
 
     from aibrother_node.content.chunks import Chunk, ChunkManifest
     from aibrother_node.content.digest import Digest
     from aibrother_node.store.direct import DirectFile
+
+    _Result = TypeVar("_Result")
 
 SHA_EVERY: Final = 4
 """Passes, or scrub intervals, after which a blob's whole SHA-256 is checked again."""
@@ -205,3 +208,26 @@ def _whole(file: DirectFile, *, urgent: bool, counts: bool) -> Generator[Step, N
 def whole_digest(file: DirectFile) -> Generator[Step, None, tuple[bytes, str]]:
     """The SHA-256 of a file, in steps, and what kept it from being read: for what was repaired."""
     return _whole(file, urgent=True, counts=False)
+
+
+def bad_chunks(file: DirectFile, manifest: ChunkManifest) -> Generator[Step, None, list[int]]:
+    """The chunks whose SHA-256 isn't what the manifest says, or that can't be read; in steps."""
+    bad = []
+    for chunk in manifest:
+        try:
+            with file.read(chunk.offset, chunk.length) as view:
+                if hashlib.sha256(view).digest() != chunk.sha256.raw:
+                    bad.append(chunk.index)
+        except OSError:
+            bad.append(chunk.index)
+        yield Step(0, chunk.length, urgent=True)
+    return bad
+
+
+def drain(steps: Generator[Step, None, _Result]) -> _Result:
+    """Take all steps at once."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            return end.value  # type: ignore[no-any-return] # typeshed says Any

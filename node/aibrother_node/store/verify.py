@@ -1,7 +1,8 @@
 """The offline check of a whole data directory: every byte of every blob, every pin, every leftover.
 
 Checking needs only the lock; with `repair` the directory is right afterwards: bad blobs lie in `quarantine/` with the
-reason, lost manifests are made again, fills and leftovers that nothing can continue are gone.
+reason, lost manifests are made again, fills and leftovers that nothing can continue are gone. A blob that a scrub found
+damaged stays a fill: a running node repairs it from others.
 """
 
 from __future__ import annotations
@@ -12,13 +13,18 @@ from typing import TYPE_CHECKING, Final
 from aibrother_node.content import chunks
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound
+from aibrother_node.store import damage
+from aibrother_node.store.direct import DirectFile
+from aibrother_node.store.fills import open_fill
 from aibrother_node.store.hashing import hash_file
+from aibrother_node.store.scrub import bad_chunks, drain, whole_digest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.disk import Disk
+    from aibrother_node.store.fills import OpenFill
 
 _NAMED_CHUNKS: Final = 5  # of a bad blob, this many bad chunks are named; the rest are counted
 
@@ -34,6 +40,7 @@ class Report:
         without_manifest: blobs whose manifest is missing.
         dangling_pins: pins of blobs that are not here.
         stale: fills and leftovers that nothing continues.
+        damaged: blobs of which some chunks are known to be bad, kept as fills until they are repaired, and what is bad.
         repaired: whether all of this has been put right.
     """
 
@@ -44,12 +51,13 @@ class Report:
     without_manifest: list[Digest] = field(default_factory=list)
     dangling_pins: list[str] = field(default_factory=list)
     stale: list[str] = field(default_factory=list)
+    damaged: list[tuple[Digest, str]] = field(default_factory=list)
     repaired: bool = False
 
     @property
     def sound(self) -> bool:
         """Nothing is wrong with the content; a leftover alone is no fault."""
-        return not (self.bad or self.strangers or self.without_manifest)
+        return not (self.bad or self.strangers or self.without_manifest or self.damaged)
 
 
 def verify_store(
@@ -144,7 +152,8 @@ def _check_pins(store: BlobStore, disk: Disk, report: Report, *, repair: bool) -
     """A pin without its blob stays: it says what the operator wants here. A file that is no pin goes."""
     for path in sorted(store.layout.pins.iterdir()):
         try:
-            if not store.layout.blob(Digest.from_hex(path.name)).exists():
+            digest = Digest.from_hex(path.name)
+            if not store.layout.blob(digest).exists() and not (store.layout.fill(digest) / "data").exists():
                 report.dangling_pins.append(path.name)
         except InvalidInput:
             report.stale.append(f"pins/{path.name}")
@@ -153,13 +162,36 @@ def _check_pins(store: BlobStore, disk: Disk, report: Report, *, repair: bool) -
 
 
 def _check_fills(store: BlobStore, disk: Disk, report: Report, *, repair: bool) -> None:
-    """A fill whose blob is whole by now, or whose name is none, has nothing to go on with."""
+    """A fill whose blob is whole by now, that can't be used, or whose name is none, has nothing to go on with."""
     for path in sorted(store.layout.fills.iterdir()):
         try:
-            stale = store.layout.blob(Digest.from_hex(path.name)).exists()
-        except InvalidInput:
-            stale = True
-        if stale:
+            digest = Digest.from_hex(path.name)
+            fill = None if store.layout.blob(digest).exists() else open_fill(store.layout, digest)
+        except (InvalidInput, NotFound):
+            fill = None
+        if fill is None:
             report.stale.append(f"fills/{path.name}")
             if repair:
                 disk.remove_tree(path)
+            continue
+        fill.close()
+        if fill.state.why == "damaged":
+            _check_fill(store, fill, report, repair=repair)
+
+
+def _check_fill(store: BlobStore, fill: OpenFill, report: Report, *, repair: bool) -> None:
+    """A damaged blob: its good chunks have to be what they were; where none is bad any more, it is a blob again."""
+    digest = fill.digest
+    with DirectFile(store.layout.fill(digest) / "data") as file:
+        bad = drain(bad_chunks(file, fill.manifest))
+        whole, _ = (b"", "") if bad else drain(whole_digest(file))
+    if repair:
+        damage.clear(store, digest, bad)
+        damage.admit(store, digest, set(range(len(fill.manifest))) - set(bad))
+    if whole == digest.raw:
+        if repair:
+            damage.promote(store, digest, fill.inode)
+        report.damaged.append((digest, "all of its chunks are good"))
+        return
+    told = ", ".join(map(str, bad[:_NAMED_CHUNKS])) + (" and more" if len(bad) > _NAMED_CHUNKS else "")
+    report.damaged.append((digest, f"{len(bad)} of {len(fill.manifest)} chunks have to be repaired: {told}"))

@@ -54,6 +54,7 @@ def _print(report: Report, *, as_json: bool) -> None:
                 "without_manifest": [str(digest) for digest in report.without_manifest],
                 "dangling_pins": report.dangling_pins,
                 "stale": report.stale,
+                "damaged": [{"digest": str(digest), "reason": reason} for digest, reason in report.damaged],
                 "repaired": report.repaired,
             }
         )
@@ -66,6 +67,8 @@ def _print(report: Report, *, as_json: bool) -> None:
         click.echo(f"no manifest {digest}{'; made again' if report.repaired else ''}")
     for name in report.dangling_pins:
         click.echo(f"pinned, not here  sha256:{name}")
+    for digest, reason in report.damaged:
+        click.echo(f"damaged     {digest}: {reason}; a running node gets it from others")
     for name in report.stale:
         click.echo(f"stale       {name}{'; removed' if report.repaired else ''}")
     click.echo(f"{report.blobs} blobs, {human_bytes(report.bytes)} read: {'sound' if report.sound else 'see above'}")
