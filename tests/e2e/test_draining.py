@@ -135,6 +135,18 @@ def test_the_fleet_sends_nobody_to_a_drained_node_and_it_sends_its_own_elsewhere
     know_each_other(us, eu)
 
 
+def test_the_fleet_follows_a_drained_signer(nodes: tuple[Node, Node], tmp_path: Path) -> None:
+    us, eu = nodes
+    done(us, "drain")
+    try:
+        publish(us, write_gguf(tmp_path / "d.gguf", "d"), "d:f32@1")
+        eventually(lambda: eu.get("/models/d-f32.gguf.json").status == 200, "eu has the catalog", 10)
+        assert peers(eu)["us"]["catalog_refused"] is None
+        assert us.get("/v1/catalog.json").status == 503
+    finally:
+        done(us, "undrain")
+
+
 def test_a_node_that_joins_while_drained_is_sent_nobody(nodes: tuple[Node, Node], tmp_path: Path) -> None:
     us, _ = nodes
     ap = make_member(tmp_path / "ap", us, region="ap")

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aibrother_node.fleet.place import PlaceDatabase
 
 CONTENT = [blob(HERE), blob(STRANGE), part("here"), part("nothing"), f"/v1/chunks/sha256:{'a' * 64}"]
-CATALOG = ["/v1/catalog.json", "/fleet.json", "/metadata/timestamp.json", f"{part('here')}.json"]
+CATALOG = ["/v1/catalog.json", "/fleet.json", f"{part('here')}.json", f"/targets/{'a' * 64}.nothing.json"]
 
 
 @pytest.fixture
@@ -69,6 +69,7 @@ async def test_how_it_is_and_where_else_to_go_is_told_as_ever(world: World) -> N
     assert (await world.ask(blob(HERE), method="OPTIONS")).status == 204
     assert (await world.ask(blob(HERE), method="POST")).status == 405
     assert (await world.ask("/nowhere")).status == 404
+    assert (await world.ask("/metadata/timestamp.json")).status == 404, "looked for: it is what the fleet follows"
     listed = (await world.ask(mirrors_of(HERE), IN_BERLIN)).json["mirrors"]
     assert [one["id"] for one in listed] == [DE.id, US.id], "all but this one"
     metalink = await world.ask(f"{part('here')}.meta4")

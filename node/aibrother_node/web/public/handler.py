@@ -64,8 +64,8 @@ if TYPE_CHECKING:
     from aibrother_node.web.targets import Target
 
 _LOG: Final = logging.getLogger(__name__)
-_WHILE_DRAINED: Final = (HealthTarget, ReadyTarget, MirrorsTarget, MetalinkTarget, ServerTarget)
-"""What a drained node answers as ever: how it is, and where else to go."""
+_WHILE_DRAINED: Final = (HealthTarget, ReadyTarget, MirrorsTarget, MetalinkTarget, ServerTarget, MetadataTarget)
+"""What a drained node answers as ever: how it is, where else to go, and what the fleet follows if it signs."""
 
 
 @dataclass(slots=True)
@@ -395,6 +395,10 @@ class PublicPlane:
             return await self._incomplete(request, part.digest, target.filename, error)
 
     async def _elsewhere(self, request: Request, target: Target) -> Outgoing:
+        if isinstance(target, TufTarget):
+            document = await asyncio.to_thread(self.catalog.document_file, target)
+            if document is not None:
+                return self._from_memory(request, *document)
         return self._outgoing(request, await self._mirrors.instead(request, target))
 
     @property
