@@ -13,9 +13,9 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-if TYPE_CHECKING:
-    from pathlib import Path
+from aibrother_node.store.mapped import open_whole
 
+if TYPE_CHECKING:
     from aibrother_node.store.disk import Disk
     from aibrother_node.store.layout import Layout
 
@@ -111,7 +111,7 @@ def restore(layout: Layout) -> bool:
 def set_flag(layout: Layout, *, up: bool) -> None:
     """Write the byte that workers look at."""
     wanted = b"\1" if up else b"\0"
-    fd = _open(layout.drain_flag)
+    fd = open_whole(layout.drain_flag, 1)
     try:
         # by a write, not by memory: on a full disk that is an error, where a page that can't be had is a signal
         if os.pread(fd, 1, 0) != wanted:
@@ -130,7 +130,7 @@ class DrainFlag:
     def __init__(self, layout: Layout) -> None:
         if not layout.drain_flag.exists():
             restore(layout)
-        fd = _open(layout.drain_flag)
+        fd = open_whole(layout.drain_flag, 1)
         try:
             self._map = mmap.mmap(fd, 1, prot=mmap.PROT_READ)
         finally:
@@ -143,14 +143,3 @@ class DrainFlag:
     def close(self) -> None:
         """Let go of the memory."""
         self._map.close()
-
-
-def _open(path: Path) -> int:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    try:
-        if os.fstat(fd).st_size == 0:
-            os.ftruncate(fd, 1)  # a hole, which reads as 0 and takes no room
-    except BaseException:
-        os.close(fd)
-        raise
-    return fd

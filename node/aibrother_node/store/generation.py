@@ -11,6 +11,8 @@ import mmap
 import os
 from typing import TYPE_CHECKING, Final
 
+from aibrother_node.store.mapped import open_whole
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -26,10 +28,8 @@ class Generation:
     """
 
     def __init__(self, path: Path, *, writable: bool = False) -> None:
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        fd = open_whole(path, _LENGTH)
         try:
-            if os.fstat(fd).st_size < _LENGTH:
-                os.ftruncate(fd, _LENGTH)
             self._map = mmap.mmap(fd, _LENGTH, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
         finally:
             os.close(fd)

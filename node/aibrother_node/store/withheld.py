@@ -25,6 +25,8 @@ import zlib
 from bisect import bisect_right
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
+from aibrother_node.store.mapped import open_whole
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from pathlib import Path
@@ -226,10 +228,8 @@ class WithheldWriter:
 
 
 def _open(path: Path, *, writable: bool) -> mmap.mmap:
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    fd = open_whole(path, _LENGTH)
     try:
-        if os.fstat(fd).st_size < _LENGTH:
-            os.ftruncate(fd, _LENGTH)
         return mmap.mmap(fd, _LENGTH, prot=mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0))
     finally:
         os.close(fd)
