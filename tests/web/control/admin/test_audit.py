@@ -152,7 +152,9 @@ def test_what_is_told_of_a_request_is_brief() -> None:
     assert brief({"x" * 300: 1}) == {"x" * 200: 1}
 
 
-async def test_a_full_disk_stops_what_is_new_and_loses_no_completion(tmp_path: Path) -> None:
+async def test_a_full_disk_stops_what_is_new_and_loses_no_completion(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     async with opened(tmp_path) as log:
         async with log.action(LOCAL, "first") as entry:
             entry.notes["n"] = 1
@@ -165,7 +167,10 @@ async def test_a_full_disk_stops_what_is_new_and_loses_no_completion(tmp_path: P
             with pytest.raises(DiskFull):
                 async with log.action(LOCAL, "second"):
                     raise AssertionError("it was begun")
-            await log.refuse(ALICE, None, None, 403, "no")  # said all the same
+            caplog.clear()
+            for _ in range(3):  # said all the same
+                await log.refuse(ALICE, None, None, 403, "no")
+            assert "could not be written" not in caplog.text, "that was logged once already"
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
             other.close()

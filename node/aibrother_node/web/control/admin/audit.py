@@ -98,6 +98,7 @@ class AuditLog:
         self._thread = threading.Thread(target=self._run, name="audit", daemon=True)
         self._closed = False
         self._opened = False
+        self._failing = False
         self._db: sqlite3.Connection | None = None
         self._waiting: deque[_Write] = deque(maxlen=_MAX_WAITING)
         self._merged: OrderedDict[str, tuple[int, float]] = OrderedDict()
@@ -188,7 +189,11 @@ class AuditLog:
         try:
             await self._ask(do, keep=keep)
         except Exception as error:
-            _LOG.error("the audit log could not be written: %s", error)
+            if not self._failing:  # once, or strangers would fill the log of a full disk
+                _LOG.error("the audit log could not be written: %s", error)
+            self._failing = True
+        else:
+            self._failing = False
 
     # -- on the thread
 
