@@ -1,9 +1,9 @@
 """What the planes count of their requests, and how the counts of several processes become one answer.
 
-A worker writes its counts into mapped files in `run/metrics` (prometheus-client's multiprocess mode), at each answer:
-a process that is killed loses none of them. The files are named by the worker's place, not by its process id, so a
-successor goes on counting where the last one stopped, and a crash loop leaves no more files than there are workers.
-Control reads them when it is asked for metrics; workers never wait for it, nor notice that it is away.
+A worker writes its counts into mapped files in `run/metrics` (prometheus-client's multiprocess mode), answers and bytes
+with each answer: a process that is killed loses none of them. The files are named by the worker's place, not by its
+process id, so a successor goes on counting where the last one stopped, and a crash loop leaves no more files than there
+are workers. Control reads them when it is asked for metrics; workers never wait for it, nor notice that it is away.
 
 The files have all their room before they are mapped: on a full disk a page that can't be had would be a signal.
 """
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
+from bisect import bisect_left
 from typing import TYPE_CHECKING, Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, values
@@ -94,10 +95,13 @@ class PublicTraffic:
             registry=registry,
         )
         self._told = 0
+        self._waits = [0] * (len(_SECONDS) + 1)
+        self._waited = 0.0
 
     def begun(self, seconds: float) -> None:
         """An answer's first byte is about to go out, so long after the request's head."""
-        self._seconds.observe(seconds)
+        self._waits[bisect_left(_SECONDS, seconds)] += 1
+        self._waited += seconds
 
     def ended(self, status: int, sent: int, *, cut: bool) -> None:
         """An answer is out, or cut.
@@ -115,7 +119,7 @@ class PublicTraffic:
             self._cut.inc()
 
     def look(self, sent: int, connections: int) -> None:
-        """Count what answers have sent that aren't out yet; to be called now and then.
+        """Count what answers have sent that aren't out yet, and how long clients waited; to be called each second.
 
         Args:
             sent: as for `ended`.
@@ -124,6 +128,13 @@ class PublicTraffic:
         self._sent.inc(sent - self._told)
         self._told = sent
         self._connections.set(connections)
+        # what `observe` does, for many at once: done for each answer it costs half as much as all the rest
+        for bucket, waits in zip(self._seconds._buckets, self._waits, strict=True):
+            if waits:
+                bucket.inc(waits)
+        self._seconds._sum.inc(self._waited)
+        self._waits = [0] * len(self._waits)
+        self._waited = 0.0
 
 
 def forget_counts(folder: Path, disk: Disk) -> None:
