@@ -74,7 +74,7 @@ class JobRunner:
         self._closing = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._last_id = 0
-        self.view = JobsView(book, self._slots, self._closing)
+        self.view = JobsView(book, self._slots, self._opened, self._closing)
 
     def register(self, kind: str, work: Work) -> None:
         """Say how a kind of job is done; before `start`."""
@@ -330,6 +330,7 @@ class JobRunner:
     # -- inside: changes and looks
 
     async def _slot(self, job: str, what: str) -> Slot:
+        self._check_open()
         slot = self._slots.get(job)
         if slot is None:
             found = await self.view.read(job)
@@ -347,6 +348,8 @@ class JobRunner:
     async def _save_state(self, slot: Slot) -> None:
         job = slot.live.job
         slot.touch()
+        if slot.ending:
+            return  # what is being written says more, and may be written already
         try:
             await self._book.run(lambda book: book.save_state(job))
         except NodeError as error:

@@ -26,15 +26,19 @@ class JobsView:
     Args:
         book: where they are written down.
         slots: those that haven't ended, by id; the runner's own.
+        opened: is set when those are known.
         closing: is set when the node ends.
 
     Attributes:
         watchers: how many watch.
     """
 
-    def __init__(self, book: BookThread, slots: Mapping[str, Slot], closing: asyncio.Event) -> None:
+    def __init__(
+        self, book: BookThread, slots: Mapping[str, Slot], opened: asyncio.Event, closing: asyncio.Event
+    ) -> None:
         self._book = book
         self._slots = slots
+        self._opened = opened
         self._closing = closing
         self.watchers = 0
 
@@ -44,6 +48,7 @@ class JobsView:
         Raises:
             NotFound: there is none of this id.
         """
+        self._check_open()
         if job in self._slots:
             return self.document(self._slots[job])
         return await self.read(job)
@@ -58,6 +63,7 @@ class JobsView:
             state, kind: those alone.
             most: how many at most.
         """
+        self._check_open()
         found = {
             job: self.document(slot)
             for job, slot in self._slots.items()
@@ -82,6 +88,7 @@ class JobsView:
         Args:
             since: when, in seconds since 1970.
         """
+        self._check_open()
         open_jobs = [self.document(self._slots[job]) for job in sorted(self._slots, reverse=True)]
         return open_jobs + await self._book.run(
             lambda book: [document(job, book.failures(job)) for job in book.failed(since)]
@@ -96,6 +103,7 @@ class JobsView:
             NotFound: there is no such job.
             Temporary: too many watch.
         """
+        self._check_open()
         slot = self._slots.get(job)
         if slot is None:
             yield await self.read(job)
@@ -147,3 +155,7 @@ class JobsView:
         if found is None:
             raise NotFound(f"there is no job {job}")
         return found
+
+    def _check_open(self) -> None:
+        if not self._opened.is_set():
+            raise Temporary("jobs can't be read yet", retry_after=5)

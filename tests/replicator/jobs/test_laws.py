@@ -254,5 +254,5 @@ class JobLaws(RuleBasedStateMachine):
         assert len(listed) == (job.state not in (State.DONE, State.CANCELLED))
 
 
-JobLaws.TestCase.settings = settings(max_examples=rounds(100, 2000), stateful_step_count=50, deadline=None)
+JobLaws.TestCase.settings = settings(max_examples=rounds(100, 1000), stateful_step_count=50, deadline=None)
 TestJobLaws = JobLaws.TestCase
