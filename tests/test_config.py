@@ -342,8 +342,8 @@ def test_variables_can_begin_an_upstream(load: Load, faults: Faults) -> None:
         ("[limits]\nmax_request_line = '1 MiB'",
          "limits.max_request_line: must be at most 65,536 bytes, not '1 MiB'"),
         ("[limits]\ndownloads_per_hour = -1", "limits.downloads_per_hour: must be at least 0, not -1"),
-        ("[limits]\nbandwidth_per_client = '5 MB'",
-         'limits.bandwidth_per_client: \'5 MB\' is not a rate such as "100 MB/s": the "/s" is missing'),
+        ("[limits]\nbandwidth_per_client = '5 MB/h'",
+         'limits.bandwidth_per_client: \'5 MB/h\' is not a rate such as "100 MB/s": a rate is by the second'),
         ("[store]\nreserve = '5 G'",
          ("store.reserve: '5 G' is not a size such as \"20 GiB\": "
           "'G' is none of B, GB (powers of 1000) and GiB (powers of 1024)")),

@@ -58,7 +58,8 @@ def parse_rate(value: object) -> int:
     """Read a rate in bytes a second.
 
     `value` is a whole number of bytes a second, or text: a size and "/s" ("100 MB/s"), or bits as networks count them
-    ("800 Mbit/s"); a number alone is bytes a second. Raises ValueError with a reason for people.
+    ("800 Mbit/s"); a number alone is bytes a second, and "/s" can be left out. Raises ValueError with a reason for
+    people.
     """
     wanted = 'a rate such as "100 MB/s"'
     if not isinstance(value, str):
@@ -66,9 +67,9 @@ def parse_rate(value: object) -> int:
     text = value.strip()
     if _BARE_NUMBER.fullmatch(text):
         return _bounded(_decimal_size(text, wanted, _SIZES))
-    amount, slash, second = text.rpartition("/")
-    if not slash or second.strip() != "s":
-        raise ValueError(f'{_quote(text)} is not {wanted}: the "/s" is missing')
+    amount, slash, second = text.partition("/")
+    if slash and second.strip() != "s":
+        raise ValueError(f"{_quote(text)} is not {wanted}: a rate is by the second")
     quantity = _QUANTITY.fullmatch(amount.strip())
     if quantity and quantity[2] in _BIT_RATES:
         return _bounded(int(Decimal(quantity[1]) * _BIT_RATES[quantity[2]]) // 8)
