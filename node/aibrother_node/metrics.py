@@ -241,6 +241,46 @@ class ScrubMetrics:
         self._lied.inc()
 
 
+class CollectionMetrics:
+    """The metrics of collection and eviction, and of the room that there is.
+
+    Args:
+        registry: what `/metrics` shows.
+    """
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._blobs = Counter("aibrother_gc_removed_blobs", "Blobs that were removed.", ["why"], registry=registry)
+        self._bytes = Counter("aibrother_gc_removed_bytes", "Bytes of them.", ["why"], registry=registry)
+        for why in ("unnamed", "evicted"):
+            self._blobs.labels(why)
+            self._bytes.labels(why)
+        self._free = Gauge(
+            "aibrother_store_free_bytes", "Bytes that may be written on the store's file system.", registry=registry
+        )
+        self._reserve = Gauge(
+            "aibrother_store_reserve_bytes", "Bytes of them that are kept free (store.reserve).", registry=registry
+        )
+        self._leases = Gauge("aibrother_store_leases", "Leases on blobs about to be named.", registry=registry)
+        self._marked = Gauge(
+            "aibrother_store_marked_blobs", "Blobs that nothing names, and that will be removed.", registry=registry
+        )
+
+    def removed(self, why: str, blobs: int, size: int) -> None:
+        """Count blobs that were removed: `unnamed`, or `evicted`."""
+        self._blobs.labels(why).inc(blobs)
+        self._bytes.labels(why).inc(size)
+
+    def room(self, free: int, reserve: int) -> None:
+        """Say how much room there is, and how much of it is kept."""
+        self._free.set(free)
+        self._reserve.set(reserve)
+
+    def waiting(self, leases: int, marked: int) -> None:
+        """Say how many leases there are, and how many blobs are marked."""
+        self._leases.set(leases)
+        self._marked.set(marked)
+
+
 class _Gossip:
     """The counters of gossip, which the engine counts by itself: it is pure, and knows of no metrics."""
 

@@ -115,7 +115,8 @@ class LiveNode:
     async def inventory(self, since: str | None) -> bytes:
         return encode_page(self.inventory_of.page(since, 10))
 
-    async def have(self, digest: Digest) -> bytes:
+    async def have(self, digest: Digest, asker: Member, nonce: bytes | None) -> bytes:
+        del asker, nonce
         if digest not in self.complete:
             raise NotFound("nothing of it")
         return Have(complete=True).encode()

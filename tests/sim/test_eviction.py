@@ -25,7 +25,7 @@ from fleet.parts import KeyedHash, id_of
 from sim.world import seeds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 STEPS = 3000
 BLOBS = [Digest(bytes([number]) * 32) for number in range(1, 4)]
@@ -109,17 +109,18 @@ class World:
     def run(self) -> None:
         """Let something happen again and again; raises `Lost`."""
         rng = self.rng
-        happenings: list[Callable[[Node], None]] = [self.evict] * 6 + [self.fetch]
         # of what goes wrong, some worlds see all, others one kind again and again
-        kinds: dict[str, list[Callable[[Node], None]]] = {
-            "all": [self.learn] * 2
-            + [self.hear_of_modes] * 3
-            + [self.crash, self.publish, self.collect, self.pin, self.change_mode],
-            "modes": [self.hear_of_modes] * 6 + [self.change_mode] * 2,
-            "catalogs": [self.learn] * 4 + [self.publish] * 2 + [self.collect] * 2,
-            "pins": [self.pin] * 4 + [self.learn] * 2 + [self.publish, self.collect],
+        kinds: dict[str, Sequence[Callable[[Node], None]]] = {
+            "all": (
+                *(self.learn,) * 2,
+                *(self.hear_of_modes,) * 3,
+                *(self.crash, self.publish, self.collect, self.pin, self.change_mode),
+            ),
+            "modes": (*(self.hear_of_modes,) * 6, self.change_mode, self.change_mode),
+            "catalogs": (*(self.learn,) * 4, self.publish, self.publish, self.collect, self.collect),
+            "pins": (*(self.pin,) * 4, self.learn, self.learn, self.publish, self.collect),
         }
-        happenings += kinds[self.kind]
+        happenings = (*(self.evict,) * 6, self.fetch, *kinds[self.kind])
         for _ in range(STEPS):
             self.now += rng.expovariate(8.0)
             while self.events and self.events[0][0] <= self.now:

@@ -31,6 +31,7 @@ _COMMANDS: Final = {
     "drain": "Take the running node out of service.",
     "edit": "Change what the catalog says of releases.",
     "fleet": "The fleet: which nodes the catalog admits.",
+    "gc": "Remove what nothing names any more, and say why the rest stays.",
     "init": "Make a data directory, the node's key and a catalog.",
     "jobs": "List, show, watch and change the jobs of a running node.",
     "keys": "The catalog's keys.",

@@ -116,14 +116,15 @@ class Desk:
         """Edit what is published, or the fleet.
 
         Raises:
-            NotFound: a file that is to be published isn't stored.
+            NotFound: a file that is to be published, or restored, isn't stored.
             VerificationFailed: one that is to be promoted is no GGUF by today's reader.
             and as `decide` and `Repository.commit`.
         """
         repository = self._open()
         decision = decide(action, repository, now)
-        if action["do"] == "publish":
-            for part in decision.files:
+        if action["do"] in ("publish", "unyank"):  # what was withdrawn for a while may have been collected
+            restored = decision.edit.entries if action["do"] == "unyank" else ()
+            for part in (*decision.files, *(part for entry in restored for part in entry.files)):
                 for digest in (part.sha256, part.chunks, part.pieces):
                     if not self._store.layout.blob(digest).exists():
                         raise NotFound(f"{part.filename}: {digest} is not stored here")

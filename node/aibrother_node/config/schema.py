@@ -127,7 +127,7 @@ class StoreSection(Section):
     reserve: AutoSize = None
     scrub_interval: Annotated[Duration, Field(ge=3600)] = 30 * 86_400.0
     scrub_rate: Rate = 50_000_000
-    gc_grace: Annotated[Duration, Field(ge=3600)] = 7 * 86_400.0
+    gc_grace: Duration = 7 * 86_400.0
     copies: Annotated[int, Field(ge=1, le=100)] = 2
     max_manifest: Annotated[Size, Field(ge=64 * 1024, le=GIB)] = 64 * 1024**2
 

@@ -32,6 +32,7 @@ class Attempt:
         keepers: who is asked.
         began: when, in seconds of a clock that is never set.
         vouched: who of them keeps it.
+        upstreams: which of those have said just now that they have it; they are never evicted from.
     """
 
     digest: Digest
@@ -40,6 +41,7 @@ class Attempt:
     keepers: tuple[str, ...]
     began: float
     vouched: set[str] = field(default_factory=set)
+    upstreams: set[str] = field(default_factory=set)
 
 
 class Evictions:
@@ -49,20 +51,26 @@ class Evictions:
         node: its id.
         signatures: checks those of others.
         copies: how many nodes keep a blob.
+        upstreams: there are upstreams to ask as well.
     """
 
-    def __init__(self, node: str, signatures: Signatures, copies: int) -> None:
+    def __init__(self, node: str, signatures: Signatures, copies: int, *, upstreams: bool = False) -> None:
         self.node = node
         self.copies = copies
+        self._upstreams = upstreams
         self._signatures = signatures
         self._marked: dict[Digest, Attempt] = {}
+
+    def apart(self) -> Evictions:
+        """A copy in which nothing is marked, to see what others would say."""
+        return Evictions(self.node, self._signatures, self.copies, upstreams=self._upstreams)
 
     def refusal(self, digest: Digest, mirrors: Mirrors) -> str | None:
         """Why a blob isn't evicted here whatever others say; None where they are to be asked."""
         found = mirrors.keepers(digest, self.copies)
         if self.node in found:
             return "this node is one of those that keep it"
-        if not found:
+        if not found and not self._upstreams:
             return "this is the last copy known: no other node keeps blobs"
         return None
 
@@ -118,7 +126,11 @@ class Evictions:
         reason = self.refusal(attempt.digest, mirrors)
         if reason is not None:
             raise Refused(reason)
+        if attempt.upstreams:
+            return tuple(sorted(attempt.upstreams))
         found = mirrors.keepers(attempt.digest, self.copies)
+        if not found:
+            raise Refused("this is the last copy known: no upstream has it now")
         silent = [node[:_SHOWN] for node in found if node not in attempt.vouched]
         if silent:
             known = "this is the last copy known" if len(silent) == len(found) else "too few copies are known"

@@ -315,6 +315,11 @@ class BlobStore(BlobReader):
         self._disk.sync_folder(self.layout.pins)
 
     @property
+    def rows(self) -> Index:
+        """The index, on this store's thread."""
+        return self._rows
+
+    @property
     def disk(self) -> Disk:
         """How the file system is changed."""
         return self._disk

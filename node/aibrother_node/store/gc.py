@@ -139,13 +139,15 @@ class Plan:
         decisions: by blob.
         used: bytes that blobs and fills take now.
         need: bytes that have to be evicted, over what is removed.
-        why_short: what is not held: `max_size` or `reserve`; empty where there is room.
+        short: room is needed, whatever is removed.
+        why_short: what is not held by removing alone: `max_size` or `the reserve`; empty where that is enough.
         candidates: blobs that may be evicted, in the order in which they go; those that a node must keep among them.
     """
 
     decisions: dict[Digest, Decision]
     used: int = 0
     need: int = 0
+    short: bool = False
     why_short: str = ""
     candidates: list[Digest] = field(default_factory=list)
 
@@ -199,7 +201,7 @@ def plan(seen: Seen, rules: Rules) -> Plan:
         removed += blob.size if decision.verdict is Verdict.REMOVED else 0
     why_short, most = max(over.items(), key=lambda item: item[1])
     need = max(0, most - removed)
-    found = Plan(decisions, used, need, why_short if need else "")
+    found = Plan(decisions, used, need, short, why_short if need else "")
     if need:
         found.candidates = sorted(
             (

@@ -244,6 +244,22 @@ class Index:
             self._db.execute("DELETE FROM catalog")
             self._db.execute("INSERT INTO catalog VALUES (?)", (state,))
 
+    def name_of(self, digest: Digest) -> str | None:
+        """A target path that names a blob, or names it as a manifest; None where none does."""
+        query = (
+            "SELECT path FROM targets WHERE sha256 = ?1 UNION ALL SELECT path FROM targets WHERE manifest = ?1 LIMIT 1"
+        )
+        return _text(_one(self._db, query, digest.raw))
+
+    def names(self, digest: Digest) -> bool:
+        """Whether a target names a blob, as what it is itself."""
+        return _one(self._db, "SELECT 1 FROM targets WHERE sha256 = ?", digest.raw) is not None
+
+    def described_by(self, manifest: Digest) -> list[Digest]:
+        """The blobs that a stored manifest describes, here or not."""
+        rows = self._db.execute("SELECT blob FROM manifests WHERE manifest = ?", (manifest.raw,)).fetchall()
+        return [Digest(row[0]) for row in rows]
+
     def without_manifest(self) -> Iterator[Digest]:
         """Blobs that are no manifest themselves and that no stored manifest describes."""
         rows = self._db.execute(
@@ -383,6 +399,8 @@ def _connect(path: Path) -> sqlite3.Connection:
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != _SCHEMA_VERSION:
             _lay_out(db)  # derived data: cheaper to rebuild than to migrate
+        with db:
+            db.execute("CREATE INDEX IF NOT EXISTS targets_by_manifest ON targets (manifest)")
     except BaseException:
         db.close()
         raise

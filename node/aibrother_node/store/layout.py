@@ -84,6 +84,10 @@ class Layout:
         return self.run / "generation"
 
     @property
+    def last_access(self) -> Path:
+        return self.run / "last-access"
+
+    @property
     def withheld(self) -> Path:
         return self.run / "withheld"
 

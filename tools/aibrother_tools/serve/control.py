@@ -32,6 +32,7 @@ from aibrother_tools.catalog_client import signing
 from aibrother_tools.reports import status_report
 from aibrother_tools.serve.admin_service import AdminService
 from aibrother_tools.serve.child import every, run_child
+from aibrother_tools.serve.collection_service import CollectionService
 from aibrother_tools.serve.fleet_service import FleetService
 from aibrother_tools.serve.jobs_service import JobsService
 from aibrother_tools.serve.lifecycle import Lifecycle
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from aibrother_tools.serve.channel import Questions
 
 _REFRESH: Final = 600.0  # seconds between looks for what has to be signed again; lives are counted in days
+_DEBRIS: Final = 3600.0  # seconds that old files of the catalog are kept at least
 _KEEPALIVE: Final = (
     75.0  # seconds within which a request has to come, from the connection's begin or the last answer on
 )
@@ -93,6 +95,7 @@ class Control:
         self._jobs: JobsService
         self._publishing: PublishingService
         self._scrub: ScrubService
+        self._collection: CollectionService
         self._runner: web.AppRunner
         self._tasks: list[asyncio.Task[None]]
         self._fleet: FleetService | None = None
@@ -117,6 +120,10 @@ class Control:
             layout, self._thread, self._jobs, lambda: self._config, self._metrics.registry, _node_id(layout)
         )
         await self._scrub.start()
+        self._collection = CollectionService(
+            layout, self._thread, self._jobs, lambda: self._config, self._metrics.registry, lambda: self._fleet
+        )
+        await self._collection.start()
         self._publishing = PublishingService(layout, self._thread, lambda: self._config, self._accept)
         await self._admin.start(self._operations())
         local = LocalPlane(self._thread, self._edit, self._admin, self._admin.audit, self._clock_skew)
@@ -136,6 +143,7 @@ class Control:
             self._fleet = fleet
         await self._jobs.start()
         self._scrub.begin()
+        self._collection.begin()
         self._publishing.start()
         plane = ControlPlane(Together(self._metrics.registry, SharedCounts(layout.metrics)), self._measure)
         await self._serve(plane.application(self._admin.guarded), self._control_sockets)
@@ -161,6 +169,7 @@ class Control:
         """Finish the running change, and stop."""
         await self._jobs.close(min(patience, _JOBS_PATIENCE))  # first: jobs use all that ends below
         await self._scrub.close()
+        await self._collection.close()
         if self._fleet is not None:
             await self._fleet.tell("leaving")
             await self._fleet.close()
@@ -174,6 +183,7 @@ class Control:
         await self._publishing.close()
         await self._admin.close()
         (Layout(self._config.node.data).run / NAME).unlink(missing_ok=True)
+        await self._collection.end()
         await self._thread.close()
 
     def _operations(self) -> list[Operation]:
@@ -185,7 +195,7 @@ class Control:
             audit=self._admin.audit,
             store=self._thread,
         )
-        parts = (node, self._jobs, self._lifecycle, self._publishing)
+        parts = (node, self._jobs, self._collection, self._lifecycle, self._publishing)
         return [operation for part in parts for operation in part.operations()]
 
     async def _shown_config(self) -> dict[str, Any]:
@@ -207,6 +217,7 @@ class Control:
     async def _measure(self) -> None:
         """Before metrics are shown: what the index knows without being told."""
         self._jobs.measure()
+        await self._collection.measure()
         totals = await asyncio.to_thread(IndexReader(Layout(self._config.node.data).index).totals)
         if totals is not None:
             self._metrics.store(*totals)
@@ -256,7 +267,8 @@ class Control:
 
     async def _refresh(self) -> None:
         """Sign again what is beyond half its life, where this node signs; remove what nobody can be asking for."""
-        grace = timedelta(seconds=self._config.store.gc_grace)
+        # a client that has the timestamp may take a while to what it leads to, whatever is done with blobs
+        grace = timedelta(seconds=max(self._config.store.gc_grace, _DEBRIS))
         if not self._config.catalog.signer:
             if self._fleet is not None and (removed := await self._fleet.collect_debris(grace)):
                 _LOG.info("removed %d old files of the catalog", removed)

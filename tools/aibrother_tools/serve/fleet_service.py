@@ -17,21 +17,28 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.errors import NodeError, Temporary
+from aibrother_node.catalog.indexing import state_name
+from aibrother_node.errors import NodeError, NotFound, Temporary
 from aibrother_node.fleet.catalog_now import CatalogNow, catalog_now
 from aibrother_node.fleet.client import FleetClient
 from aibrother_node.fleet.engine import Engine, EngineSettings
-from aibrother_node.fleet.have import have_of
+from aibrother_node.fleet.evicting import Evictions
+from aibrother_node.fleet.have import MAX_ANSWER, have_of
+from aibrother_node.fleet.have import Have as HaveOf
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.fleet.inventory import Inventory, encode_page
+from aibrother_node.fleet.keepers import mirrors_of
 from aibrother_node.fleet.loop import GossipLoop
 from aibrother_node.fleet.peer_inventories import PeerInventories
 from aibrother_node.fleet.record import Description
 from aibrother_node.fleet.requests import sign_request, verify_request
 from aibrother_node.fleet.signatures import Ed25519Signatures
 from aibrother_node.fleet.view import PeerView
+from aibrother_node.fleet.vouching import Vouch
+from aibrother_node.fleet.vouching import target as question
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.draining import drained
+from aibrother_node.store.fills import fills_of
 from aibrother_node.store.generation import Generation
 from aibrother_node.store.index import IndexReader
 from aibrother_node.web.bounded import BoundedServer
@@ -50,6 +57,8 @@ if TYPE_CHECKING:
 
     from aibrother_node.config import NodeConfig
     from aibrother_node.content.digest import Digest
+    from aibrother_node.fleet.evicting import Attempt
+    from aibrother_node.fleet.keepers import Mirrors
     from aibrother_node.fleet.members import Member
     from aibrother_node.fleet.peering import PeerState
     from aibrother_node.fleet.view import Have
@@ -80,6 +89,8 @@ class FleetService:
 
     Attributes:
         clock_skew: how far the fleet's clocks are ahead of this one, in seconds, where that is too far; else None.
+        evictions: what this node is about to evict; used on the store's thread.
+        keeps: whether this node may vouch for a blob now; None while nobody can say.
     """
 
     def __init__(
@@ -100,6 +111,9 @@ class FleetService:
         self._node = key.id
         self._rng = random.Random(secrets.randbits(64))  # noqa: S311  # whom to ask, nonces among them; no secrets
         self._catalog = CatalogNow()
+        self._catalog_state: str | None = None
+        self.evictions = Evictions(self._node, self._signatures, config.store.copies)
+        self.keeps: Callable[[Digest, Mirrors], Awaitable[bool]] | None = None
         self._generation = Generation(layout.generation)
         self._seen_generation = b""
         self._inventory = Inventory(secrets.token_bytes(8))
@@ -203,9 +217,44 @@ class FleetService:
         async with self._inventory_lock:
             return await asyncio.to_thread(lambda: encode_page(self._inventory.page(since)))
 
-    async def have(self, digest: Digest) -> bytes:
-        """What there is of a blob here."""
-        return (await asyncio.to_thread(have_of, self._layout, digest)).encode()
+    async def have(self, digest: Digest, asker: Member, nonce: bytes | None) -> bytes:
+        """What there is of a blob here; for a nonce, with a vouch where this node keeps it."""
+        found = await asyncio.to_thread(have_of, self._layout, digest)
+        if nonce is not None and found.complete and self.keeps is not None:
+            mirrors = await self.mirrors()
+            if await self.keeps(digest, mirrors):
+                vouch = await asyncio.to_thread(Vouch.give, self._signatures, asker.id, digest, nonce, mirrors.catalog)
+                found = replace(found, vouch=vouch)
+        return found.encode()
+
+    # -- what eviction asks ----------------------------------------------------------------------------------------
+
+    async def mirrors(self) -> Mirrors:
+        """Who may keep blobs, by this node's catalog and by what the others say of themselves."""
+
+        def see(engine: Engine, now: float) -> Mirrors:
+            if self._catalog_state != state_name(self._layout):
+                self._read_catalog(engine)
+            mode, peers = self._config.store.mode, engine.peers(now)
+            return mirrors_of(self._node, mode, self._catalog, peers, self._catalog_state)
+
+        return await self._gossip.call(see)
+
+    async def ask_keeper(self, attempt: Attempt, node: str) -> Vouch | None:
+        """Ask a node whether it keeps a blob.
+
+        Raises:
+            Temporary: it doesn't answer.
+        """
+        target, error = question(attempt.digest, attempt.nonce), None
+        for url in attempt.mirrors.gossip_urls.get(node, ()):
+            try:
+                return HaveOf.decode(await self._ask_peer(node, url, target, MAX_ANSWER)).vouch
+            except NotFound:
+                return None
+            except NodeError as failure:
+                error = failure
+        raise Temporary(f"{node[:12]} doesn't answer: {error or 'nobody knows where it is'}")
 
     # -- what control asks -----------------------------------------------------------------------------------------
 
@@ -266,14 +315,20 @@ class FleetService:
             published=catalog.published,
             load=self._load,
             software=self._software,
+            mode=self._config.store.mode,
         )
 
     def _catalog_stale(self) -> bool:
         return self._generation.now() != self._seen_generation
 
     def _read_catalog(self, engine: Engine) -> None:
-        seen = self._generation.now()
+        seen, state = self._generation.now(), state_name(self._layout)
+        if state is not None and state == self._catalog_state:
+            self._seen_generation = seen  # blobs went, and nothing else changed
+            return
         self._catalog = found = catalog_now(self._layout)
+        # what changed while it was read has no name, and is read again by who needs one
+        self._catalog_state = state if state == state_name(self._layout) else None
         self._seen_generation = seen
         engine.set_members(found.members)
 
@@ -290,9 +345,10 @@ class FleetService:
         digests, free = await asyncio.to_thread(lambda: (self._index.digests(), Disk().free_bytes(self._layout.root)))
         if digests is None:
             return  # no index to ask just now
+        begun = set(await asyncio.to_thread(fills_of, self._layout)) - digests
         async with self._inventory_lock:
             # hashing a hundred thousand digests takes a while
-            await asyncio.to_thread(self._inventory.update, digests, set())
+            await asyncio.to_thread(self._inventory.update, digests, begun)
             inventory = self._inventory.digest
         free = 0 if free <= 0 else 1 << (free.bit_length() - 1)
         self._inventory_changes = changes

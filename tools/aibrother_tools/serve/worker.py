@@ -10,15 +10,17 @@ import os
 import resource
 import socket
 import stat
+import time
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.catalog.desk import utc_now
 from aibrother_node.catalog.indexing import timestamp_expires
-from aibrother_node.errors import ConfigurationError
+from aibrother_node.errors import ConfigurationError, NodeError
 from aibrother_node.fleet.identity import NodeKey
 from aibrother_node.fleet.nearest import Place
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.disk import Disk
+from aibrother_node.store.last_access import LastAccess
 from aibrother_node.store.layout import Layout
 from aibrother_node.store.withheld import Withheld
 from aibrother_node.traffic import share_counts
@@ -36,6 +38,7 @@ from aibrother_tools.serve.tls import make_context, renew_certificate
 
 if TYPE_CHECKING:
     import ssl
+    from collections.abc import Callable
 
     from aibrother_node.config import LimitsSection, NodeConfig
     from aibrother_node.content.digest import Digest
@@ -82,6 +85,7 @@ class Worker:
             await asyncio.to_thread(self._settings, config),
             checks=(self._store_check, self._control_check, self._clock_check, self._catalog_check),
         )
+        self._plane.touched = await asyncio.to_thread(_last_access, self._layout)
         self._server = PublicServer(self._plane, _fitting(config.limits))
         self._set_access_log(config.log.access_log)
         self._tasks.append(asyncio.create_task(every(_SWEEP, self._sweep), name="sweep"))
@@ -209,6 +213,16 @@ class Worker:
             return Check("clock", ok=True, warning=True)
         detail = f"{-self._clock_skew:+.0f} s off the clocks of the fleet"
         return Check("clock", ok=False, detail=detail, warning=True)
+
+
+def _last_access(layout: Layout) -> Callable[[Digest], None] | None:
+    """Writes down when blobs are asked for; None where there is no room for that."""
+    try:
+        table = LastAccess(layout.last_access, time.time())
+    except (NodeError, OSError) as error:
+        _LOG.warning("when blobs are asked for isn't written down: %s", error)
+        return None
+    return lambda digest: table.touch(digest, time.time())
 
 
 def _fitting(limits: LimitsSection) -> LimitsSection:

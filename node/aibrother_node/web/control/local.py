@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import re
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 from aiohttp import web
 
 from aibrother_node.errors import InvalidInput, NodeError, NotFound, Temporary, VerificationFailed
+from aibrother_node.store.database import named
 from aibrother_node.store.incoming import Staged
 from aibrother_node.web.control.admin.api import BASE
 from aibrother_node.web.control.admin.audit import LOCAL
@@ -70,6 +72,11 @@ class StoreThread:
         finally:
             self.changes += 1
 
+    async def look(self, work: Callable[[BlobStore], _Result]) -> _Result:
+        """Run something that changes nothing, between two changes."""
+        store = self.store
+        return await self._run(lambda: work(store))
+
     async def close(self) -> None:
         """Finish what is running, and close the store."""
         if self._store is not None:
@@ -78,7 +85,10 @@ class StoreThread:
         await asyncio.to_thread(self._executor.shutdown)
 
     async def _run(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._executor, work)
+        except sqlite3.Error as error:
+            raise named(error) from error  # a full disk is told as one, whatever it was that filled it
 
 
 async def take_in(thread: StoreThread, staged: Staged) -> Stored:

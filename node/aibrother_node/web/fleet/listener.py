@@ -15,6 +15,7 @@ from aiohttp import web
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NodeError, Refused
 from aibrother_node.fleet.messages import MAX_FRAME
+from aibrother_node.fleet.vouching import parse_nonce
 from aibrother_node.web.errors import answer_error
 from aibrother_node.web.responses import response
 
@@ -45,8 +46,11 @@ class FleetAnswers(Protocol):
     async def inventory(self, since: str | None) -> bytes:
         """A page of this node's inventory, encoded; for a cursor that is none, the first one."""
 
-    async def have(self, digest: Digest) -> bytes:
-        """What there is of a blob, encoded; `NotFound` where there is nothing."""
+    async def have(self, digest: Digest, asker: Member, nonce: bytes | None) -> bytes:
+        """What there is of a blob, encoded; `NotFound` where there is nothing.
+
+        With a nonce the answer says, signed, whether this node keeps the blob (fleet/vouching.py).
+        """
 
 
 class FleetListener:
@@ -90,12 +94,16 @@ class FleetListener:
         return web.Response(body=page, content_type=INVENTORY_TYPE, headers=_NEVER_STORED)
 
     async def _have(self, request: web.Request) -> web.Response:
-        await self._check(request)
+        asker = await self._check(request)
         digest = Digest.parse(request.match_info["digest"])
-        return web.Response(body=await self._answers.have(digest), content_type=HAVE_TYPE, headers=_NEVER_STORED)
+        nonces = request.query.getall("vouch", [])
+        if len(nonces) > 1:
+            raise InvalidInput("the parameter vouch is given twice")
+        body = await self._answers.have(digest, asker, parse_nonce(nonces[0]) if nonces else None)
+        return web.Response(body=body, content_type=HAVE_TYPE, headers=_NEVER_STORED)
 
-    async def _check(self, request: web.Request) -> None:
-        await self._answers.caller(request.method, request.raw_path, request.headers.get)
+    async def _check(self, request: web.Request) -> Member:
+        return await self._answers.caller(request.method, request.raw_path, request.headers.get)
 
 
 @web.middleware

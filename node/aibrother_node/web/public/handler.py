@@ -98,6 +98,7 @@ class PublicPlane:
         checks: what `/readyz` asks.
         report: called after each answer with (request, status, body bytes promised, whether all were sent).
         clock: seconds since 1970.
+        touched: called with each blob that is asked for.
         traffic: what is counted; the counts of a worker are shared before it is made.
         cache: open blobs.
         catalog: names, documents and metadata.
@@ -110,6 +111,7 @@ class PublicPlane:
     checks: Sequence[Callable[[], Coroutine[None, None, Check]]] = ()
     report: Callable[[Request, int, int, bool], None] | None = None
     clock: Callable[[], float] = time.time
+    touched: Callable[[Digest], None] | None = None
     traffic: PublicTraffic = field(default_factory=PublicTraffic)
     cache: BlobCache = field(default_factory=BlobCache)
     catalog: CatalogFiles = field(init=False)
@@ -251,6 +253,8 @@ class PublicPlane:
         except BaseException:
             self.cache.release(entry)
             raise
+        if self.touched is not None:
+            self.touched(entry.blob.digest)
         release = partial(self.cache.release, entry)
         return self._outgoing(request, result, blob=entry.blob, release=release, links=links)
 
