@@ -107,7 +107,7 @@ class Plane:
             if (data / name).is_dir()
             for path in (data / name).rglob("*")
         }
-        return {"files": files, "jobs": self.get("/jobs") if "/jobs" in self.document["paths"] else None}
+        return {"files": files, "jobs": {job["id"] for job in self.get("/jobs")["jobs"]}}
 
     def operations(self) -> Iterator[Any]:
         """All that schemathesis finds in the document, but what ends the test."""

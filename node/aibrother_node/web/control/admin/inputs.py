@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 JSON_TYPE: Final = "application/json"
 PATIENCE: Final = 30.0
-"""Seconds within which a JSON body has to have come."""
+"""Seconds within which a JSON body has to have come, and one more for each `SLOWEST` bytes that it may have."""
+SLOWEST: Final = 1 << 16
 DIGEST: Final[Mapping[str, Any]] = {
     "type": "string",
     "pattern": "^sha256:[0-9a-f]{64}$",
@@ -141,14 +142,15 @@ async def _read(request: web.Request, most: int) -> bytes:
     if request.content_length is not None and request.content_length > most:
         raise too_large
     data = bytearray()
+    patience = PATIENCE + most / SLOWEST
     try:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(patience):
             while piece := await request.content.readany():
                 data += piece
                 if len(data) > most:
                     raise too_large
     except TimeoutError:
-        raise Problem(408, "Request Timeout", f"the body had not come after {PATIENCE:g} s") from None
+        raise Problem(408, "Request Timeout", f"the body had not come after {patience:.0f} s") from None
     except web.RequestPayloadError as error:
         raise _faulty("body", [("", f"can't be read: {error}")]) from None
     return bytes(data)
