@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import socket
 import ssl
 from typing import TYPE_CHECKING, Final
 from urllib.parse import SplitResult, urlsplit
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds."""
+_KEEPALIVE: Final = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6, "TCP_USER_TIMEOUT": 90_000}  # tcp(7)
 
 
 class RemoteNode:
@@ -56,6 +58,7 @@ class RemoteNode:
         except BaseException:
             connection.close()
             raise
+        _notice_the_end(connection.sock)
         connection.sock.settimeout(timeout)
         return connection
 
@@ -83,6 +86,14 @@ class RemoteNode:
     @property
     def _plain_proxy(self) -> SplitResult | None:
         return self._proxy if self._url.scheme == "http" else None
+
+
+def _notice_the_end(sock: socket.socket) -> None:
+    """Have the kernel end a connection whose other side is gone without a word, however long an answer may take."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        if hasattr(socket, name):  # not every system's
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
 
 
 def remote_admin(remote: Remote) -> AdminNode:
