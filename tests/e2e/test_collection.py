@@ -6,15 +6,14 @@ import hashlib
 import json
 import os
 import threading
-import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import counts
-from e2e.fleets import FAST, know_each_other, make_member, scrape
+from e2e.fleets import know_each_other, make_member, scrape
 from e2e.harness import Node, eventually
-from e2e.publishing import done, publish, sha256_of, signing_node, write_gguf
+from e2e.publishing import done, publish, publish_all, signing_node, write_gguf
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -173,3 +172,62 @@ def test_a_grace_is_waited_for(tmp_path: Path) -> None:
         node.stop()
     finally:
         node.discard()
+
+
+def test_two_nodes_that_evict_at_once_never_both_lose_a_blob(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"store.copies": 1, "store.gc_grace": "0s"}
+    us = make_member(tmp_path / "us", **settings)
+    eu = None
+    try:
+        us.start(port=None)
+        eu = make_member(tmp_path / "eu", us, region="eu", **settings)
+        files = {f"m{n}:f32@1": write_gguf(tmp_path / f"{n}.gguf", str(n), rows=64) for n in range(16)}
+        entries = publish_all(us, files)
+        named = {entry["sha256"] for entry in entries}
+        us.stop()
+        # what replication will do: the other one has all of it, too
+        for path in (us.data / "blobs/sha256").iterdir():
+            os.link(path, eu.data / "blobs/sha256" / path.name)
+        for node in (us, eu):
+            node.configure(store__max_size="64 KiB")
+            node.start(port=None)
+        know_each_other(us, eu)
+        eventually(lambda: len(done(eu, "list", "--json").json["models"]) == 16, "it follows the catalog")
+
+        nodes = (us, eu)
+        jobs: list[Any] = []
+        both = [threading.Thread(target=lambda node=node: jobs.append(collect(node))) for node in nodes]
+        for one in both:
+            one.start()
+        for one in both:
+            one.join(60)
+        assert len(jobs) == 2
+        assert named <= blobs(us) | blobs(eu)
+        evicted = [named - blobs(node) for node in nodes]
+        assert not evicted[0] & evicted[1]
+        assert evicted[0] | evicted[1] == named, "each has gone from the node that doesn't keep it"
+        told = dry_run(us)
+        for digest in named & blobs(us):
+            assert told[digest] == ("kept", "over max_size, but this node is one of those that keep it")
+        for entry in entries:  # the manifests of what is named stay: they are small, and a fill begins with them
+            assert digests_of(entry) - named <= blobs(us)
+
+        # a keeper that has lost a blob doesn't vouch for it
+        lost = min(evicted[0])
+        (tmp_path / "again").write_bytes((eu.data / "blobs/sha256" / lost).read_bytes())
+        us.stop()
+        (tmp_path / "again").rename(us.data / "blobs/sha256" / lost)
+        eu.stop()
+        (eu.data / "blobs/sha256" / lost).unlink()
+        for node in nodes:
+            node.start(port=None)
+        know_each_other(us, eu)
+        assert collect(us)["result"]["evicted"] == 0
+        assert lost in blobs(us)
+        assert dry_run(us)[lost][1].startswith("over max_size, but this is the last copy known: ")
+        for node in nodes:
+            node.stop()
+    finally:
+        us.discard()
+        if eu is not None:
+            eu.discard()
