@@ -171,11 +171,11 @@ async def test_who_waits_to_be_asked(tmp_path: Path) -> None:
         writer.close()
         reader, writer = await node.connect()
         writer.write(node.head(DIGEST, *fields))
-        assert (await reader.read()).startswith(b"HTTP/1.1 200 ")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
         writer.close()
         reader, writer = await node.connect()
         writer.write(node.head(digest_of(b"other"), "Content-Range: bytes 5-9/10", "Content-Length: 5", *fields[1:]))
-        assert (await reader.read()).startswith(b"HTTP/1.1 409 ")
+        assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 409 ")
         writer.close()
 
 
