@@ -3,6 +3,7 @@
 import asyncio
 import os
 import socket
+import ssl
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +15,7 @@ from aibrother_node.store.open_blob import OpenBlob
 from aibrother_node.store.withheld import Withheld, WithheldWriter
 from aibrother_node.web.public.sender import SLICE, BodyCut, PageCache, Send, Sends
 from aibrother_node.web.ranges import Slice
+from e2e.certificates import make_certificate
 
 DIGEST = Digest(bytes(32))
 
@@ -38,10 +40,17 @@ class _Wire(asyncio.Protocol):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.transport = None
+        self.writable.set()
         if self.sending is not None:
             self.sending.cut("lost")
         if self._out is not None:
             self._out.close()
+
+    def pause_writing(self) -> None:
+        self.writable.clear()
+
+    def resume_writing(self) -> None:
+        self.writable.set()
 
     def out(self) -> socket.socket:
         if self._out is None:
@@ -59,16 +68,25 @@ async def send(sends: Sends, wire: _Wire, parts: Sequence[bytes | Slice], blob: 
 
 
 @asynccontextmanager
-async def _connected() -> AsyncIterator[tuple[_Wire, asyncio.StreamReader, asyncio.StreamWriter]]:
+async def _connected(
+    certificate: tuple[Path, Path] | None = None,
+) -> AsyncIterator[tuple[_Wire, asyncio.StreamReader, asyncio.StreamWriter]]:
+    """A connection and its client, over TLS with a certificate."""
     loop = asyncio.get_running_loop()
+    theirs, ours = None, None
+    if certificate is not None:
+        ours = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        ours.load_cert_chain(*certificate)
+        theirs = ssl.create_default_context(cafile=certificate[0])
     wires: list[_Wire] = []
 
     def make() -> _Wire:
         wires.append(_Wire())
         return wires[-1]
 
-    server = await loop.create_server(make, "127.0.0.1", 0)
-    reader, writer = await asyncio.open_connection(*server.sockets[0].getsockname()[:2], limit=1 << 20)
+    server = await loop.create_server(make, "127.0.0.1", 0, ssl=ours)
+    address = server.sockets[0].getsockname()[:2]
+    reader, writer = await asyncio.open_connection(*address, limit=1 << 20, ssl=theirs)
     while not wires or wires[0].transport is None:
         await asyncio.sleep(0)
     try:
@@ -127,7 +145,7 @@ async def test_every_byte_in_order(
         await send(sends, wire, [b"next"], None)
         assert await reader.readexactly(4) == b"next"
     assert len(sends) == 0
-    assert sends.bytes_sent == sum(part.length for part in parts if isinstance(part, Slice))
+    assert sends.bytes_sent == len(expected) - len(parts[0]), "the head is none of the body"
 
 
 async def test_a_slow_reader_gets_everything_and_holds_up_nobody(
@@ -204,6 +222,58 @@ async def test_a_body_goes_on_up_to_what_was_withheld_meanwhile(
         assert await reader.read(-1) in (b"head", b""), "none of it, from the first slice on"
     assert len(sends) == 0
     writer.close()
+
+
+async def test_over_tls_too_a_body_goes_on_up_to_what_was_withheld(
+    content: tuple[OpenBlob, bytes], withheld: Withheld, tmp_path: Path
+) -> None:
+    blob, data = content
+    sends = Sends(60, withheld)
+    writer = WithheldWriter(tmp_path / "withheld")
+    async with _connected(make_certificate(tmp_path)) as (wire, reader, _):
+        sending = asyncio.create_task(send(sends, wire, [b"head", Slice(0, len(data))], blob))
+        assert await reader.readexactly(1 << 20)
+        writer.withhold(DIGEST, blob.inode, [(11 << 20, 12 << 20)])
+        sends.cut_withheld()  # far from it: nothing happens
+        received = (1 << 20) + len(await _until_cut(reader))
+        assert received <= 4 + (11 << 20), "not a byte of what is withheld"
+        assert received > 9 << 20, "and of what isn't, all but what an abort throws away in memory"
+        with pytest.raises(BodyCut):
+            await sending
+    await sends.close()
+    writer.close()
+
+
+async def test_over_tls_what_waits_in_memory_is_withheld_too(
+    content: tuple[OpenBlob, bytes], withheld: Withheld, tmp_path: Path
+) -> None:
+    blob, data = content
+    sends = Sends(60, withheld)
+    writer = WithheldWriter(tmp_path / "withheld")
+    async with _connected(make_certificate(tmp_path)) as (wire, reader, _):
+        sending = asyncio.create_task(send(sends, wire, [Slice(0, len(data))], blob))
+        async with asyncio.timeout(10):
+            while wire.writable.is_set():  # the client doesn't read: memory fills
+                await asyncio.sleep(0.01)
+        writer.withhold(DIGEST, blob.inode, [(0, len(data))])
+        sends.cut_withheld()
+        with pytest.raises(BodyCut):
+            await sending
+        await _until_cut(reader)
+    assert len(sends) == 0
+    await sends.close()
+    writer.close()
+
+
+async def _until_cut(reader: asyncio.StreamReader) -> bytes:
+    found = bytearray()
+    try:
+        async with asyncio.timeout(20):
+            while piece := await reader.read(1 << 20):
+                found += piece
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return bytes(found)
 
 
 async def test_what_was_withheld_once_stays_so_for_a_body(
