@@ -24,11 +24,12 @@ from schemathesis.openapi import from_dict
 from schemathesis.specs.openapi import checks
 
 from counts import rounds
-from e2e.harness import PATIENCE, Node
+from e2e.harness import PATIENCE, Node, run
 from e2e.publishing import done
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
 
     from conftest import Content
 
@@ -264,6 +265,29 @@ def test_what_a_good_request_does_is_told_by_the_audit_log(plane: Plane, model: 
     assert [entry["action"] for entry in local[:3]] == ["edit_catalog", "edit_catalog", "pin"]
     assert local[1]["request"] == {"do": "yank", "reason": "bad"}
     assert local[1]["target"] == {"references": ["m"]}
+
+
+def test_commands_do_the_same_from_afar(plane: Plane, model: Content, tmp_path: Path) -> None:
+    to: dict[str, list[str | Path]] = {}
+    for who, token in {**plane.tokens, "unknown": "aib_" + "x" * 43}.items():
+        (tmp_path / who).touch(mode=0o600)
+        (tmp_path / who).write_text(token + "\n")
+        to[who] = ["--to", plane.url, "--token-file", tmp_path / who]
+    for what in ("node", "catalog"):
+        local = done(plane.node, "status", "--json").json
+        assert run("status", "--json", *to["read"]).json[what] == local[what]
+    assert run("peers", "--json", *to["read"]).json == done(plane.node, "peers", "--json").json
+    absent = "sha256:" + "0" * 64
+    for who, digest, code in (
+        ("read", model.digest, 5),
+        ("unknown", model.digest, 5),
+        ("all", absent, 4),
+        ("all", model.digest, 0),
+    ):
+        found = run("pin", digest, "--reason", "from afar", *to[who])
+        assert (found.code, bool(found.err)) == (code, code != 0), found
+    assert {"digest": model.digest, "reason": "from afar"} in plane.get("/pins")["pins"]
+    assert run("unpin", model.digest, *to["all"]).code == 0
 
 
 def test_the_configuration_is_shown_without_its_secrets(plane: Plane) -> None:
