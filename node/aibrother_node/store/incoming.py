@@ -22,6 +22,7 @@ from aibrother_node.content import chunks
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import DiskFull, InvalidInput, NotFound, Refused
 from aibrother_node.store.hashing import Hashes, hash_file
+from aibrother_node.store.room import check_max_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -176,6 +177,7 @@ class Options:
         reserve: bytes of the file system that are to stay free.
         pieces: make a `fixed/1` manifest too, for clients whose pieces all have one length (Metalink).
         lease: who takes a lease on it and on its manifests; None where a pin protects them.
+        max_size: bytes that blobs and fills may take in all; None for what the file system has.
     """
 
     how: str
@@ -183,6 +185,7 @@ class Options:
     reserve: int
     pieces: bool = False
     lease: str | None = None
+    max_size: int | None = None
 
 
 def read_at(fd: int) -> Callable[[int, int], bytes]:
@@ -213,13 +216,14 @@ def stage(
         NotFound: no such file.
         InvalidInput: not a regular file, or it changed while it was read.
         Refused: `link` where the file system can't.
-        DiskFull: it would eat into the reserve.
+        DiskFull: it would eat into the reserve, or be beyond the largest size.
     """
     fd = _open_source(source)
     try:
         before = os.fstat(fd)
         if not stat.S_ISREG(before.st_mode):
             raise InvalidInput(f"{source} is not a regular file")
+        check_max_size(layout, str(source), before.st_size, options.max_size)
         rename = options.how == "move" and _take_lease(fd, before, layout)
         if not rename and options.how != "link":
             _check_room(layout, disk, source, before.st_size, options.reserve)

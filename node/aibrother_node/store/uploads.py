@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Final, Self
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import DiskFull, InvalidInput, Refused, Temporary
 from aibrother_node.store.incoming import UPLOAD_PREFIX, Staged
+from aibrother_node.store.room import check_max_size
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -156,6 +157,7 @@ class Uploads:
         disk: the file system.
         boot: names this boot of the machine.
         reserve: bytes of the file system that are to stay free.
+        max_size: bytes that blobs and fills may take in all; None for what the file system has.
         most: uploads at a time.
         idle: seconds after which one is given up.
     """
@@ -167,6 +169,7 @@ class Uploads:
         boot: str,
         *,
         reserve: Callable[[], int] = lambda: 0,
+        max_size: Callable[[], int | None] = lambda: None,
         most: int = MOST,
         idle: float = IDLE,
     ) -> None:
@@ -174,6 +177,7 @@ class Uploads:
         self._disk = disk
         self._boot = boot
         self._reserve = reserve
+        self._max_size = max_size
         self._most = most
         self._idle = idle
         self._beginning = threading.Lock()
@@ -287,7 +291,7 @@ class Uploads:
 
     def _check_room(self, folders: list[Path], total: int) -> None:
         """Make sure that an upload fits, and those that were begun too, where the file system couldn't keep room."""
-        promised = 0
+        promised = begun = 0
         for folder in folders:
             state = _State.read(folder / _STATE)
             try:
@@ -295,6 +299,8 @@ class Uploads:
             except FileNotFoundError:
                 continue
             promised += 0 if state is None else max(0, state.total - taken)
+            begun += 0 if state is None else state.total
+        check_max_size(self._layout, "what is uploaded", total + begun, self._max_size())
         free = self._disk.free_bytes(self._layout.incoming)
         reserve = self._reserve()
         if total + promised + reserve > free:

@@ -52,6 +52,7 @@ def add(app: App, files: tuple[Path, ...], link: bool, move: bool, no_pin: bool,
         how="link" if link else "move" if move else "copy",
         pin=None if no_pin else _REASON,
         reserve=config.store.reserve_on(total_bytes(layout)),
+        max_size=config.store.max_size,
         lease=f"add {secrets.token_hex(8)}" if no_pin else None,
     )
     added: list[dict[str, Any]] = []

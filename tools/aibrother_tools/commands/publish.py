@@ -154,7 +154,7 @@ def _store(config: NodeConfig, draft: Draft, holder: str, *, show: bool) -> dict
     layout = Layout(config.node.data)
     layout.check_version()
     reserve = config.store.reserve_on(total_bytes(layout))
-    options = Options(how="copy", pin=None, reserve=reserve, pieces=True, lease=holder)
+    options = Options(how="copy", pin=None, reserve=reserve, pieces=True, lease=holder, max_size=config.store.max_size)
     stored = []
     for path in _paths(draft):
         with byte_progress(path.name, path.stat().st_size, show=show) as progress:

@@ -16,10 +16,10 @@ from aibrother_node.metrics import CollectionMetrics
 from aibrother_node.store.collecting import Collecting
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.gc import Verdict
-from aibrother_node.store.index import IndexReader
 from aibrother_node.store.last_access import LastAccess
 from aibrother_node.store.marks import Marks
-from aibrother_node.store.survey import Policy, fill_bytes
+from aibrother_node.store.room import used
+from aibrother_node.store.survey import Policy
 from aibrother_replicator.collector import Collector, Wishes
 from aibrother_replicator.gc_report import GcReports
 from aibrother_replicator.gc_work import GcWork
@@ -189,10 +189,7 @@ class CollectionService:
     def _is_short(self) -> bool:
         free, reserve = self._room()
         most = self._config().store.max_size
-        if free < reserve or most is None:
-            return free < reserve
-        totals = IndexReader(self._layout.index).totals()
-        return totals is not None and totals[1] + fill_bytes(self._layout) > most
+        return free < reserve or (most is not None and used(self._layout) > most)
 
     async def _collect(self) -> None:
         """Mark, and begin a job where there is something to remove."""

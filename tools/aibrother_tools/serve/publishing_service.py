@@ -40,7 +40,8 @@ class PublishingService:
     ) -> None:
         disk = Disk()
         reserve = lambda: config().store.reserve_on(total_bytes(layout))  # noqa: E731
-        self._uploads = UploadRoutes(thread, Uploads(layout, disk, boot_id(), reserve=reserve), disk)
+        uploads = Uploads(layout, disk, boot_id(), reserve=reserve, max_size=lambda: config().store.max_size)
+        self._uploads = UploadRoutes(thread, uploads, disk)
         self._catalog = CatalogRoutes(layout, disk, lambda: not follows(config()), accept)
 
     def operations(self) -> list[Operation]:
