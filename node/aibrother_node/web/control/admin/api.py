@@ -131,7 +131,7 @@ class AdminApi:
 
     @web.middleware
     async def _gate(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        if request.method in ("GET", "HEAD") and request.path == BASE + _OPENAPI:
+        if request.match_info.handler == self._openapi:
             return await handler(request)
         address = request.remote or ""
         fields = request.headers.getall("Authorization", [])
