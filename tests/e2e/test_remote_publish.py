@@ -18,7 +18,7 @@ from aibrother_node.web.control.admin.operation import Scope
 from aibrother_node.web.control.admin.tokens import TokenFiles, make_token
 from counts import rounds
 from e2e.fleets import free_port
-from e2e.harness import PROGRAM, Node, Result, complaints, environment, eventually, run
+from e2e.harness import PROGRAM, Node, Result, complaints, environment, eventually, forget_peak, memory, run
 from e2e.links import Link
 from e2e.publishing import client_of, done, everything_below, names, sha256_of, signing_node, write_gguf
 
@@ -146,6 +146,9 @@ def test_a_large_model_through_a_link_that_is_cut_three_times(signer: Signer, tm
     path = small(tmp_path, "large", rows=256 << 10)
     size = path.stat().st_size
     assert size > 256 * MIB
+    control = signer.node.child("control")
+    forget_peak(control)
+    before = memory(control)
     with Link(int(signer.url.rpartition(":")[2]), cuts=[40 * MIB, 130 * MIB, 210 * MIB]) as link:
         publisher = signer.publisher(url=link.url)
         result = publisher.publish(path, "large@1")
@@ -153,7 +156,9 @@ def test_a_large_model_through_a_link_that_is_cut_three_times(signer: Signer, tm
         assert link.cut == 3
         in_flight = 3 * 4 * MIB  # what may lie in the buffers of sockets and of the node when a line is cut
         assert size < link.sent < size + in_flight, f"{link.sent - size} bytes more than the file has"
-        print(f"sent {link.sent - size} bytes more than {size}")
+        grown = memory(control, "VmHWM") - before
+        assert grown < 48 * MIB, f"control grew by {grown} bytes"
+        print(f"sent {link.sent - size} bytes more than {size}; control grew by {grown >> 20} MiB")
         again = publisher.publish(path, "large@1")
         assert (again.code, again.json["targets"][0]["state"]) == (0, "same")
         assert "trusting the root" not in again.err
