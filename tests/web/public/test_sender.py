@@ -13,7 +13,9 @@ import pytest
 from aibrother_node.content.digest import Digest
 from aibrother_node.store.open_blob import OpenBlob
 from aibrother_node.store.withheld import Withheld, WithheldWriter
-from aibrother_node.web.public.sender import SLICE, BodyCut, PageCache, Send, Sends
+from aibrother_node.web.public.body_cut import BodyCut
+from aibrother_node.web.public.page_cache import PageCache
+from aibrother_node.web.public.sender import SLICE, Send, Sends
 from aibrother_node.web.ranges import Slice
 from e2e.certificates import make_certificate
 

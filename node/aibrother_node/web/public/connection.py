@@ -25,9 +25,9 @@ from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http import HttpRequestParser
 from aiohttp.http_exceptions import HttpProcessingError, LineTooLong
 
+from aibrother_node.web.public.body_cut import BodyCut
 from aibrother_node.web.public.outgoing import Outgoing, render_head
 from aibrother_node.web.public.request import Request
-from aibrother_node.web.public.sender import BodyCut
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine

@@ -13,9 +13,8 @@ from typing import TYPE_CHECKING, Final, assert_never
 
 from aibrother_node.errors import Gone, NodeError, NotFound
 from aibrother_node.store.draining import DrainFlag
-from aibrother_node.store.fills import Incomplete, open_fill
+from aibrother_node.store.fills import Incomplete
 from aibrother_node.store.generation import Generation
-from aibrother_node.store.withheld import first_withheld
 from aibrother_node.traffic import PublicTraffic
 from aibrother_node.web.accept import prefers_json
 from aibrother_node.web.answer import (
@@ -28,13 +27,13 @@ from aibrother_node.web.answer import (
 )
 from aibrother_node.web.cors import cors_headers, preflight
 from aibrother_node.web.errors import answer_error, method_not_allowed, retry_after
+from aibrother_node.web.public.availability import open_served, refuse_unfinishable
 from aibrother_node.web.public.blob_cache import BlobCache, CachedBlob
 from aibrother_node.web.public.catalog_files import CatalogFiles
 from aibrother_node.web.public.fleet_sight import FleetSight, MirrorSettings
 from aibrother_node.web.public.mirrors import Mirrors, only_if_cached, redirection
 from aibrother_node.web.public.outgoing import Outgoing
 from aibrother_node.web.public.readiness import Check, readiness
-from aibrother_node.web.ranges import Slice
 from aibrother_node.web.targets import (
     BlobTarget,
     ChunksTarget,
@@ -249,7 +248,7 @@ class PublicPlane:
     ) -> Outgoing:
         try:
             result = self._answer(request, representation)
-            self._refuse_unfinishable(entry.blob, result)
+            refuse_unfinishable(self.sends.withheld, entry.blob, result)
         except BaseException:
             self.cache.release(entry)
             raise
@@ -257,21 +256,6 @@ class PublicPlane:
             self.touched(entry.blob.digest)
         release = partial(self.cache.release, entry)
         return self._outgoing(request, result, blob=entry.blob, release=release, links=links)
-
-    def _refuse_unfinishable(self, blob: OpenBlob, result: Answer) -> None:
-        """Begin no body that can't be finished.
-
-        Raises:
-            Incomplete: it needs bytes that are not here, or withheld.
-        """
-        withheld = self.sends.withheld.ranges(blob.digest, blob.inode)
-        if blob.is_whole and not withheld:
-            return
-        for part in result.parts:
-            if isinstance(part, Slice) and (
-                first_withheld(withheld, *part) is not None or not blob.holds(part.offset, part.length)
-            ):
-                raise Incomplete(f"a part of {blob.digest} is damaged here, and is being repaired: try another range")
 
     def _at_hand(self, digest: Digest) -> CachedBlob | None:
         """An open blob that is answered from without leaving the loop: one of which nothing is missing."""
@@ -345,30 +329,10 @@ class PublicPlane:
         """Open a blob that may be served, and keep it open: only under the catalog that said so."""
         while True:
             before = self._generation.now(), self.sends.withheld.now()
-            blob = await asyncio.to_thread(self._open, digest)
+            blob = await asyncio.to_thread(open_served, self.reader, self.catalog, digest)
             if (self._generation.now(), self.sends.withheld.now()) == before:
                 return self.cache.put(blob)
             blob.close()  # withdrawn meanwhile, perhaps: in the cache nobody would ask again
-
-    def _open(self, digest: Digest) -> OpenBlob:
-        """Open a blob that may be served. Blocks: the folder may have to be read from disk."""
-        reason = self.catalog.withdrawn(digest)
-        if reason is not None:
-            raise Gone(reason)
-        try:
-            return self.reader.open_blob(digest)
-        except NotFound:
-            pass
-        try:
-            fill = open_fill(self.reader.layout, digest)
-        except NotFound:
-            return self.reader.open_blob(digest)  # it may have become whole in between
-        if fill.state.why == "damaged" and fill.state.certain:
-            return fill
-        fill.close()
-        if fill.state.why == "damaged":
-            raise Incomplete(f"{digest} is damaged here, and is being repaired")
-        raise NotFound(f"{digest} is not here")
 
     def _part_at_once(self, request: Request, target: PartTarget) -> Outgoing | None:
         """Answer a part that was asked for lately, without leaving the loop; None where that can't be."""

@@ -22,11 +22,13 @@ import errno
 import os
 import select
 import socket
-import sys
 from collections import deque
 from typing import TYPE_CHECKING, Final, Protocol
 
-from aibrother_node.store.withheld import first_withheld, merged
+from aibrother_node.store.withheld import merged
+from aibrother_node.web.public.body_cut import BodyCut, up_to_withheld
+from aibrother_node.web.public.encrypted_send import EncryptedSend
+from aibrother_node.web.public.page_cache import PageCache
 from aibrother_node.web.ranges import Slice
 
 if TYPE_CHECKING:
@@ -37,8 +39,6 @@ if TYPE_CHECKING:
 
 SLICE: Final = 512 << 10
 """Most bytes of one client at a time. Measured at half, twice, four and eight times as much: all cost more per byte."""
-_TLS_SLICE: Final = 256 << 10  # passes through memory, so this is what a stalled client costs
-_ENCRYPTED: Final = 512 << 10  # at most so much waits in asyncio's TLS transport beyond what it says, encrypted already
 _TURN: Final = 4 << 20  # bytes between two looks at the selector: what a new request waits for
 _QUICK_BYTES: Final = 4 << 20  # a client that takes this much of one body within this time …
 _QUICK_SECONDS: Final = 1.0
@@ -46,9 +46,6 @@ _WIDE: Final = 1 << 20  # … may have this much waiting in the kernel, where so
 _ROOM_ONCE: Final = select.EPOLLOUT | select.EPOLLONESHOT
 _WINDOW: Final = 2 << 20  # bytes of a file that are looked for in the page cache at once
 _AGAIN: Final = (BlockingIOError, InterruptedError)
-_NOWAIT_UNKNOWN: Final = frozenset({errno.EOPNOTSUPP, errno.EINVAL, errno.ENOSYS})
-_READ_AHEAD: Final = 4 << 20
-_TCP_INFO_LENGTH: Final = 128  # up to and with tcpi_bytes_acked
 
 
 class Wire(Protocol):
@@ -66,60 +63,6 @@ class Wire(Protocol):
 
     def out(self) -> socket.socket:
         """A duplicate of the connection's socket, the same at each call, open until the connection is lost."""
-
-
-def up_to_withheld(barred: Ranges, offset: int, length: int) -> int:
-    """How many of `length` bytes at `offset` come before the first that is withheld.
-
-    Raises:
-        BodyCut: none do.
-    """
-    first = first_withheld(barred, offset, length)
-    if first is None:
-        return length
-    if first == offset:
-        raise BodyCut("the next bytes are withheld: a bad chunk was found")
-    return first - offset
-
-
-class BodyCut(ConnectionError):
-    """The body can't be finished: the client is gone or stalled, or the file is shorter than it was."""
-
-
-class PageCache:
-    """Whether bytes of a file can be had without waiting for the disk, and a way to make it so."""
-
-    def __init__(self) -> None:
-        self._probe = bytearray(1)
-        self._can_probe = True
-
-    def has(self, fd: int, offset: int, length: int) -> bool:
-        """True when the last byte of the range is in memory, or when the file system can't say."""
-        if not self._can_probe:
-            return True
-        try:
-            os.preadv(fd, [self._probe], offset + length - 1, os.RWF_NOWAIT)
-        except BlockingIOError:
-            return False
-        except OSError as error:
-            if error.errno not in _NOWAIT_UNKNOWN:
-                raise
-            self._can_probe = False
-        return True
-
-    @staticmethod
-    def warm(fd: int, offset: int, length: int) -> None:
-        """Bring a range into memory, start reading what follows, close the descriptor. Blocks: for threads only."""
-        try:
-            os.posix_fadvise(fd, offset, length + _READ_AHEAD, os.POSIX_FADV_WILLNEED)
-            end = offset + length
-            while offset < end:
-                piece = os.pread(fd, min(SLICE, end - offset), offset)
-                if not piece:
-                    return
-                offset += len(piece)
-        finally:
-            os.close(fd)
 
 
 class Sends:
@@ -222,7 +165,7 @@ class Sends:
             wire.sending = send
             send.watch()
         else:
-            encrypted = _EncryptedSend(self, transport, wire.writable, answer, blob)
+            encrypted = EncryptedSend(self, transport, wire.writable, answer, blob)
             self._active.add(encrypted)
             wire.sending = encrypted
             task = self.loop.create_task(self._encrypt(encrypted, wire, transport, ended))
@@ -231,7 +174,7 @@ class Sends:
         return False
 
     async def _encrypt(
-        self, send: _EncryptedSend, wire: Wire, transport: asyncio.Transport, ended: Callable[[BodyCut | None], None]
+        self, send: EncryptedSend, wire: Wire, transport: asyncio.Transport, ended: Callable[[BodyCut | None], None]
     ) -> None:
         reason: BodyCut | None = None
         try:
@@ -268,7 +211,7 @@ class Sends:
         Only TLS has such memory: what a plain socket was given has left this process.
         """
         for send in list(self._active):
-            if isinstance(send, _EncryptedSend):
+            if isinstance(send, EncryptedSend):
                 send.cut_withheld()
 
     def cut_stalled(self, now: float) -> int:
@@ -500,102 +443,3 @@ class _PlainSend:
             self._end(BodyCut(f"reading the file: {error}"))
         else:
             self.watch()
-
-
-class _EncryptedSend:
-    """One answer on its way through a TLS transport: read a slice, hand it over, wait for room."""
-
-    def __init__(
-        self,
-        sends: Sends,
-        transport: asyncio.Transport,
-        writable: asyncio.Event,
-        parts: Sequence[bytes | Slice],
-        blob: OpenBlob | None,
-    ) -> None:
-        self._sends = sends
-        self._transport = transport
-        self._writable = writable
-        self._parts = parts
-        self._fd = -1 if blob is None else blob.fd
-        self._blob = blob
-        self._looked = b""
-        self._barred: Ranges = ()
-        self._read_to = 0
-        self._loop = asyncio.get_running_loop()
-        self._socket: socket.socket = transport.get_extra_info("socket")
-        self._cut: str | None = None
-        self._moved_at = self._loop.time()
-        self._acknowledged = _bytes_acknowledged(self._socket)
-
-    async def run(self) -> None:
-        for number, part in enumerate(self._parts):
-            if isinstance(part, Slice):
-                offset, end = part.offset, part.offset + part.length
-                while offset < end:
-                    offset += await self._write(await self._read(offset, min(_TLS_SLICE, end - offset)))
-            else:
-                await self._write(part)
-                self._sends.bytes_sent += len(part) if number else 0  # the head is none of the body
-
-    def last_moved(self, now: float) -> float:
-        # the transport's buffers hide small steps; the kernel knows what the client has confirmed
-        acknowledged = _bytes_acknowledged(self._socket)
-        if acknowledged != self._acknowledged:
-            self._acknowledged = acknowledged
-            self._moved_at = now
-        return self._moved_at
-
-    def cut(self, reason: str) -> None:
-        self._cut = reason
-        self._transport.abort()
-        self._writable.set()
-
-    async def _read(self, offset: int, length: int) -> bytes:
-        length = self._allowed(offset, length)
-        if not self._sends.pages.has(self._fd, offset, length):
-            await self._loop.run_in_executor(None, self._sends.pages.warm, os.dup(self._fd), offset, length)
-            length = self._allowed(offset, length)
-        data = os.pread(self._fd, length, offset)
-        if not data:
-            raise BodyCut("the file is shorter than it was")
-        self._sends.bytes_sent += len(data)
-        self._read_to = offset + len(data)
-        return data
-
-    def _allowed(self, offset: int, length: int) -> int:
-        """How many of these bytes may be sent now."""
-        withheld = self._sends.withheld
-        if withheld.memory[:8] != self._looked:
-            assert self._blob is not None
-            self._barred = merged([*self._barred, *withheld.ranges(self._blob.digest, self._blob.inode)])
-            self._looked = withheld.seen
-        return up_to_withheld(self._barred, offset, length) if self._barred else length
-
-    def cut_withheld(self) -> None:
-        """End it where bytes that are withheld by now wait in the transport's buffers."""
-        if self._blob is None or self._sends.withheld.memory[:8] == self._looked:
-            return
-        waiting = min(self._transport.get_write_buffer_size() + _ENCRYPTED, self._read_to)
-        self._allowed(0, 0)
-        if waiting and first_withheld(self._barred, self._read_to - waiting, waiting) is not None:
-            self.cut("what waits to be sent is withheld")
-
-    async def _write(self, data: bytes) -> int:
-        if self._cut is not None or self._transport.is_closing():
-            raise BodyCut(self._cut or "closed by the client")
-        self._transport.write(data)
-        if self._writable.is_set():
-            await asyncio.sleep(0)  # one slice a turn, as on plain sockets
-        else:
-            await self._writable.wait()
-        return len(data)
-
-
-def _bytes_acknowledged(sock: socket.socket) -> int:
-    """tcpi_bytes_acked of linux/tcp.h: the bytes that the peer has confirmed; 0 once the socket is closed."""
-    try:
-        info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO_LENGTH)
-    except OSError:
-        return 0
-    return int.from_bytes(info[_TCP_INFO_LENGTH - 8 :], sys.byteorder) if len(info) == _TCP_INFO_LENGTH else 0
