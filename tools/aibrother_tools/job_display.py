@@ -74,6 +74,9 @@ class Bars(Lines):
             completed=objects["done"] + objects["failed"],
             text=f"{objects['done']}{total} objects{failed}",
         )
+        if seen["state"] != self._state:
+            self._state = seen["state"]
+            self._progress.refresh()
 
     def waiting(self, reason: str) -> None:
         self._progress.update(self._bytes, description="waiting for the node", text=reason[:60])
