@@ -136,7 +136,7 @@ def _publish_there(
     for file in files:
         with file, byte_progress(f"sending {file.path.name}", file.size, show=show) as progress:
             uploader.upload(file, progress)
-    return entries, desk.run(action).to_json()
+    return entries, desk.run(action, patient=True).to_json()
 
 
 def _paths(draft: Draft) -> list[Path]:

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import os
 from contextlib import suppress
+from datetime import timedelta
 from typing import TYPE_CHECKING, Final, Self
 
 from aibrother_node.catalog.following import Follower
@@ -26,30 +28,30 @@ from aibrother_tools.admin_node import AdminNode, Answered
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from pathlib import Path
 
     from aibrother_tools.admin_node import Connects
 
 _TIMEOUT: Final = 30.0  # seconds for each wait
-_PATIENCE: Final = 120.0  # seconds for another command that uses the same copy
+_PATIENCE: Final = 120.0  # seconds for another command that brings the same copy up to date
+_GRACE: Final = timedelta(days=1)
 _FILES: Final = "/catalog/files/"
 _STALE: Final = (http.client.RemoteDisconnected, BrokenPipeError, ConnectionResetError)
 
 
 class CatalogCopy:
-    """The verified copy of one signer's catalog, locked for this process until it is closed.
+    """The verified copy of one signer's catalog; several processes may use it at once.
 
     Attributes:
         root: the bytes of the root that everything is verified from.
     """
 
-    def __init__(self, place: Connects, url: str, folder: Path, root: bytes, lock: DirectoryLock) -> None:
+    def __init__(self, place: Connects, url: str, folder: Path, root: bytes) -> None:
         """Args: as `open` makes them, which is what callers want."""
         self.root = root
         self._url = url
         self._files = _Files(place)
-        self._lock = lock
         self._disk = Disk()
         self._layout = Layout(folder)
         self._follower: Follower | None = None
@@ -80,10 +82,10 @@ class CatalogCopy:
                 f"trusting the root that {url} shows, since it is met for the first time:"
                 f" {Digest(hashlib.sha256(root).digest())}; give the right one with --root, or compare them"
             )
-            Disk().write_file(remembered, root, aside=folder / "root.new", mode=0o600)
+            Disk().write_file(remembered, root, aside=folder / f"root.{os.getpid()}", mode=0o600)
         own = folder / hashlib.sha256(root).hexdigest()[:16]
         (own / "trust").mkdir(parents=True, exist_ok=True, mode=0o700)
-        return cls(place, url, own, root, DirectoryLock.take(own, _PATIENCE))
+        return cls(place, url, own, root)
 
     def sync(self, now: datetime, expiries: Mapping[str, timedelta]) -> Repository:
         """Bring what the node has signed by now.
@@ -96,19 +98,21 @@ class CatalogCopy:
             TrustError: what it shows must not be believed.
             Refused, NotFound, Temporary: as the node answers.
         """
-        if self._follower is None:
-            self._follower = Follower(self._layout, self._disk, self.root)
-        followed = self._follower.refresh([(self._url, self._files.fetch)], now)
-        if self._url in followed.refused:
-            raise followed.refused[self._url]
-        if followed.incomplete is not None:
-            raise followed.incomplete
-        return Repository.open(self._layout.catalog, self._disk, expiries)
+        with DirectoryLock.take(self._layout.root, _PATIENCE):
+            if self._follower is None:
+                self._follower = Follower(self._layout, self._disk, self.root)
+            followed = self._follower.refresh([(self._url, self._files.fetch)], now)
+            if self._url in followed.refused:
+                raise followed.refused[self._url]
+            if followed.incomplete is not None:
+                raise followed.incomplete
+            if followed.changed:
+                self._follower.collect_debris(now, _GRACE)  # of what other processes still read nothing is that old
+            return Repository.open(self._layout.catalog, self._disk, expiries)
 
     def close(self) -> None:
         """Let go of it."""
         self._files.close()
-        self._lock.release()
 
     def __enter__(self) -> Self:
         return self

@@ -77,8 +77,12 @@ class RemoteDesk:
         """
         self._draft(self.repository(), action, self._ring(), {})
 
-    def run(self, action: Mapping[str, Any]) -> Done:
+    def run(self, action: Mapping[str, Any], *, patient: bool = False) -> Done:
         """Carry out an edit, as the signer's desk has it.
+
+        Args:
+            action: what to do.
+            patient: wait for a node that can't be reached, since much was done for this already.
 
         Raises:
             Refused: it breaks a rule, the keys that it takes aren't here, or the token isn't good for it.
@@ -88,7 +92,7 @@ class RemoteDesk:
         match action.get("do"):
             case do if do in DECIDED:
                 ring = self._ring()
-                return self._send(lambda repository, free: self._draft(repository, action, ring, free))
+                return self._send(lambda repository, free: self._draft(repository, action, ring, free), patient=patient)
             case "rotate":
                 return self._rotate(action)
             case "refresh":
@@ -141,11 +145,14 @@ class RemoteDesk:
 
     # -- sending
 
-    def _send(self, make: Callable[[Repository, Mapping[str, int]], tuple[Draft, Done]]) -> Done:
+    def _send(
+        self, make: Callable[[Repository, Mapping[str, int]], tuple[Draft, Done]], *, patient: bool = False
+    ) -> Done:
         """Make a draft of what is signed now and send it in, until it is visible.
 
         Args:
             make: makes it, of the catalog and of the numbers that are free.
+            patient: go on where the node can't be reached at the beginning.
         """
         sent: list[tuple[Draft, Done]] = []  # of which no answer came
         free: Mapping[str, int] = {}
@@ -156,6 +163,8 @@ class RemoteDesk:
             try:
                 repository = self.repository()
             except Temporary as error:
+                if not (patient or sent):
+                    raise
                 failure = error
                 continue
             for draft, done in sent:

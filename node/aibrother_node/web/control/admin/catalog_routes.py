@@ -114,7 +114,7 @@ class CatalogRoutes:
                 "GET",
                 "/catalog",
                 Scope.READ,
-                "Tell which version of each role is signed now",
+                "Tell which version of each role is signed now.",
                 self._state,
                 {200: Documented("versions and expiries", CatalogState)},
             ),
@@ -123,7 +123,7 @@ class CatalogRoutes:
                 "POST",
                 "/catalog",
                 Scope.PUBLISH,
-                "Make roles visible that were signed elsewhere",
+                "Make roles visible that were signed elsewhere.",
                 self._post,
                 {
                     200: Documented("they are visible", NewVersions),
@@ -141,7 +141,7 @@ class CatalogRoutes:
                     "GET",
                     f"/catalog/files/{path}",
                     Scope.READ,
-                    "Read a file of the catalog, as a client of consistent snapshots asks for it",
+                    "Read a file of the catalog, as a client of consistent snapshots asks for it.",
                     self._file,
                     file,
                     parameters=parameters,
@@ -166,11 +166,7 @@ class CatalogRoutes:
         if not self._signs():
             raise Refused(NOT_HERE)
         call.notes["roles"] = {role: sent.base.get(role) for role in sorted(sent.roles)}
-        draft = Draft(
-            {role: text.encode() for role, text in sent.roles.items()},
-            dict(sent.base),
-            {check_target_path(path): text.encode() for path, text in sent.documents.items()},
-        )
+        draft = await asyncio.to_thread(_draft, sent)
         try:
             versions = await self._accept(draft)
         except Moved as moved:
@@ -207,3 +203,11 @@ class CatalogRoutes:
         except InvalidInput as error:
             raise NotFound(str(error)) from None
         return self._files.read(path, MAX_CATALOG_BYTES)
+
+
+def _draft(sent: SignedRoles) -> Draft:
+    return Draft(
+        {role: text.encode() for role, text in sent.roles.items()},
+        dict(sent.base),
+        {check_target_path(path): text.encode() for path, text in sent.documents.items()},
+    )

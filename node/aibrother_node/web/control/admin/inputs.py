@@ -33,6 +33,7 @@ DIGEST: Final[Mapping[str, Any]] = {
 }
 """The path's parameter `digest`."""
 
+_LARGE: Final = 1 << 20  # bytes of a body that is parsed off the event loop
 _MAX_FAULTS: Final = 5  # shown
 _SCHEMA_WORDS: Final = frozenset({"type", "pattern", "maxLength", "minLength", "enum"})
 _ANNOTATIONS: Final = frozenset({"description", "examples", "example", "title", "format"})
@@ -130,6 +131,8 @@ async def body_value(operation: Operation, request: web.Request) -> BaseModel | 
     if request.content_type != JSON_TYPE or (request.charset or "utf-8").lower() not in ("utf-8", "utf8"):
         raise _unsupported(JSON_TYPE)
     try:
+        if len(data) > _LARGE:
+            return await asyncio.to_thread(model.model_validate_json, data)
         return model.model_validate_json(data)
     except ValidationError as error:
         raise _faulty("body", _faults(error)) from None
