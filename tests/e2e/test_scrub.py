@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -107,6 +108,47 @@ def test_a_manifest_that_decays_is_made_again(nodes: tuple[Node, Node], model: t
     assert manifest_of(us, digest) == manifest
     _is_whole(us, digest, data)
     assert scrape(us)["aibrother_scrub_last_completed_timestamp_seconds"] > time.time() - 60
+
+
+def test_a_worker_that_was_stopped_meanwhile_sends_what_is_right(
+    nodes: tuple[Node, Node], model: tuple[str, bytes]
+) -> None:
+    """Stopped before the finding, it goes on after the repair: it has seen neither, and has the old file open."""
+    us, _ = nodes
+    digest, data = model
+    bad = manifest_of(us, digest).chunk(3)
+    slow = SlowClient(us.port, NAME)
+    slow.read(1000)
+    worker = us.child("worker-0")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        flip(blob_path(us, digest), bad.offset + 9)
+        assert job(us, "--digest", digest)["state"] == "done"
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    slow.read_to_end(len(data))
+    assert bytes(slow.body) == data
+    assert us.child("worker-0") == worker
+    _is_whole(us, digest, data)
+
+
+def test_it_begins_by_itself_when_it_is_due(tmp_path: Path) -> None:
+    node = Node(tmp_path).init()
+    node.configure(store__scrub_interval="1h")
+    made = (node.data / "VERSION").stat().st_mtime
+    os.utime(node.data / "VERSION", (made, made - 4000))
+    try:
+        node.start()
+
+        def jobs() -> list[dict[str, Any]]:
+            found: list[dict[str, Any]] = node.command("jobs", "--kind", "scrub", "--json").json["jobs"]
+            return [one for one in found if one["state"] == "done"]
+
+        (one,) = eventually(jobs, "a scrub")
+        assert one["request"] == {"rate": None, "digests": None}
+        node.stop()
+    finally:
+        node.discard()
 
 
 def test_without_a_peer_it_stays_damaged_also_over_a_crash(nodes: tuple[Node, Node], model: tuple[str, bytes]) -> None:
