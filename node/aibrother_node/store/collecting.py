@@ -106,6 +106,7 @@ class Collecting:
         """
         self.state()
         gone: list[Gone] = []
+        missing: list[Digest] = []
         again: list[Digest] = []
         for digest in digests:
             since = self.marks.since(digest)
@@ -115,7 +116,9 @@ class Collecting:
                 again.append(digest)
             elif (size := self._unlink(digest)) is not None:
                 gone.append(Gone(digest, size))
-        self.forget([one.digest for one in gone], again)
+            else:  # removed before, when the index couldn't be told
+                missing.append(digest)
+        self._forget([*(one.digest for one in gone), *missing], again)
         return gone
 
     def evict(self, digest: Digest, state: str | None, now: float) -> Gone | None:
@@ -138,10 +141,8 @@ class Collecting:
         if pinned or self._store.leases.of([digest], now) or self._store.rows.name_of(digest) is None:
             return None
         size = self._unlink(digest)
-        if size is None:
-            return None
-        self.forget([digest], ())
-        return Gone(digest, size)
+        self._forget([digest], ())
+        return None if size is None else Gone(digest, size)
 
     def keeps(self, digest: Digest, state: str | None) -> tuple[bool, bool] | None:
         """Whether this node's catalog names a blob that is whole here, and whether it is pinned.
@@ -164,7 +165,7 @@ class Collecting:
         self._store.disk.unlink(path)
         return size
 
-    def forget(self, gone: Sequence[Digest], unmarked: Iterable[Digest]) -> None:
+    def _forget(self, gone: Sequence[Digest], unmarked: Sequence[Digest]) -> None:
         """Make removals durable, and forget what was removed."""
         if gone:
             self._store.disk.sync_folder(self._store.layout.blobs)
@@ -172,4 +173,5 @@ class Collecting:
             self._store.rows.remove_blobs(gone)
         except sqlite3.Error as error:
             raise named(error) from error
-        self.marks.change((), [*gone, *unmarked])
+        if gone or unmarked:
+            self.marks.change((), [*gone, *unmarked])

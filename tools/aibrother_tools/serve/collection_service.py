@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aibrother_node.catalog.indexing import state_name, tell_workers
 from aibrother_node.catalog.reading import STABLE, STAGING, catalog
 from aibrother_node.catalog.repository import Repository
-from aibrother_node.errors import NodeError
+from aibrother_node.errors import DiskFull, NodeError
 from aibrother_node.metrics import CollectionMetrics
 from aibrother_node.store.collecting import Collecting
 from aibrother_node.store.disk import Disk
@@ -194,10 +194,17 @@ class CollectionService:
     async def _collect(self) -> None:
         """Mark, and begin a job where there is something to remove."""
         planned = await self._collector.plan()
-        await self._collector.mark(planned)
+        try:
+            await self._collector.mark(planned)
+        except DiskFull as error:
+            _LOG.warning("what nothing names can't be marked: %s", error)  # what was marked before may go all the same
         if planned.plan.of(Verdict.REMOVED) or await self._collector.may_evict(planned):
             self._said_short = False
-            await self._jobs.runner.submit("gc", _NOTHING)
+            try:
+                await self._jobs.runner.submit("gc", _NOTHING)
+            except DiskFull:  # no room for a job, which is to make room
+                async for why, gone in self._collector.remove(planned):
+                    _LOG.info("%d blobs removed without a job, since the disk is full (%s)", len(gone), why)
         elif planned.plan.need and not self._said_short:
             self._said_short = True
             _LOG.warning(
