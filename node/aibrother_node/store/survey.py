@@ -124,7 +124,7 @@ def _targets(db: sqlite3.Connection, policy: Policy) -> tuple[dict[Digest, Name]
         digest = Digest(raw)
         if manifest is not None:
             manifests.setdefault(digest, set()).add(Digest(manifest))
-        moving = version is not None and version not in path  # and means the newest
+        moving = version is not None and f"-{version}-{variant}" not in path  # and means the newest
         wanted = policy.wanted(path, name, variant)
         old = names.get(digest, Name(path, wanted=False, newest=False))
         rank = wanted, not moving
