@@ -307,7 +307,7 @@ class Desk:
                 raise VerificationFailed(f"{filename} has {blob.size} bytes, not {size}")
             read_header(read_at(blob.fd), blob.size)
         except GgufError as error:
-            raise VerificationFailed(f"{filename} is not promoted: {error}") from error
+            raise VerificationFailed(f"{filename} is no sound GGUF: {error}") from error
         finally:
             blob.close()
 

@@ -184,7 +184,7 @@ async def test_what_is_no_gguf(node: Publishing, tmp_path: Path) -> None:
     (part,) = entry.parts
     text = node.layout.blob(part.chunks).stat().st_size  # a manifest is a blob, and no GGUF
     false = replace(part, sha256=part.chunks, size_bytes=text)
-    await machine.refused(machine.draft(publishing(replace(entry, parts=(false,)))), 422, "not promoted")
+    await machine.refused(machine.draft(publishing(replace(entry, parts=(false,)))), 422, "no sound GGUF")
 
 
 async def test_signatures_and_paths(node: Publishing, tmp_path: Path) -> None:
