@@ -274,7 +274,7 @@ def test_status(either: Node, some_file: Path) -> None:
     assert either.add(some_file)
     status = either.command("status", "--json").json
     assert list(status) == ["node", "catalog", "store", "fills", "jobs"]
-    assert list(status["node"]) == ["id", "region", "running", "version"]
+    assert list(status["node"]) == ["id", "region", "running", "version", "drained"]
     assert len(status["node"]["id"]) == 64
     assert status["node"]["running"] is (either.process is not None)
     if either.process is not None:
@@ -385,6 +385,7 @@ COMMANDS = [
     "backup",
     "check-config",
     "demo",
+    "drain",
     "edit",
     "fleet",
     "init",
@@ -398,9 +399,12 @@ COMMANDS = [
     "pull",
     "restore",
     "retire",
+    "scrub",
     "serve",
     "show",
     "status",
+    "token",
+    "undrain",
     "unpin",
     "unyank",
     "verify",
