@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import NodeError
 from aibrother_node.fleet.view import FleetView
@@ -114,10 +114,8 @@ class ScrubService:
         return now >= next_pass(last, begun, self._config().store.scrub_interval, self._jitter)
 
     async def _holders(self, digest: Digest) -> Sequence[str]:
-        found: list[tuple[Any, str]] = await asyncio.to_thread(self._view.holders, digest, time.time())  # type: ignore[arg-type]
+        """Who has it; those that have a part of it last: theirs may be damaged elsewhere."""
+        found = await asyncio.to_thread(self._view.holders, digest, time.time())
+        found.sort(key=lambda one: (one[1] != "complete", one[0].load, one[0].id))
         own = self._config().node.public_url
-        return [
-            peer.url
-            for peer, have in sorted(found, key=lambda one: (one[0].load, one[0].id))
-            if have == "complete" and peer.url != own
-        ]
+        return [peer.url for peer, _ in found if peer.url != own]
