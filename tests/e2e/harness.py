@@ -376,7 +376,7 @@ def children_of(parent: int) -> dict[str, int]:
         if not entry.isdecimal():
             continue
         try:
-            words = Path(f"/proc/{entry}/cmdline").read_bytes().decode().split("\0")
+            words = Path(f"/proc/{entry}/cmdline").read_bytes().decode(errors="replace").split("\0")
         except (FileNotFoundError, ProcessLookupError):
             continue
         if "--parent" in words and words[words.index("--parent") + 1] == str(parent) and alive(int(entry)):
