@@ -10,7 +10,7 @@ from aibrother_node.web.control.admin.inputs import Input
 from aibrother_node.web.control.admin.node_answers import Output
 from aibrother_replicator.jobs.model import State  # noqa: TC001 - pydantic reads annotations when it runs
 
-MAX_PAGE = 1000
+MAX_PAGE = 200
 
 
 class Nothing(Input):
@@ -74,7 +74,7 @@ class JobAnswer(Output):
 
 
 class JobsPage(Output):
-    """Jobs, the newest first; `next` is the `before` of the next page."""
+    """Jobs, the newest first, each with its ten newest errors; `next` is the `before` of the next page."""
 
     jobs: list[JobAnswer]
     next: str | None

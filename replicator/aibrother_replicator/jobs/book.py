@@ -27,7 +27,7 @@ KEPT_NAMES: Final = 20
 """Ended jobs of which all names of failed objects are kept; of older ones those that are shown."""
 RECENT: Final = 7 * 86_400.0
 """Seconds for which a job that has failed is shown with those that haven't ended."""
-_LISTED: Final = 10  # failed jobs that are worth a look
+_LISTED: Final = 10  # failed jobs that are worth a look, and errors of each
 _STEPS: Final = (
     """
 CREATE TABLE jobs (
@@ -265,7 +265,7 @@ def read_jobs(path: Path, now: float, since: float) -> list[dict[str, Any]] | No
         with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
             db.execute("BEGIN")
             jobs = [*reversed([after_restart(job, now) for job in _open_jobs(db)]), *_failed_jobs(db, since)]
-            return [document(job, _failures(db, job, SHOWN)) for job in jobs]
+            return [document(job, _failures(db, job, _LISTED)) for job in jobs]
     except (sqlite3.Error, ValueError):
         return None
 

@@ -113,6 +113,8 @@ class LiveJob:
             self.told = replace(self.told, objects_failed=self.told.objects_failed + 1)
             if len(name) <= MAX_NAME and len(self._named) < MAX_NAMED:
                 self._named.add(name)
+        elif any(shown.name == failure.name for shown in self._shown):
+            self._shown = deque((shown for shown in self._shown if shown.name != failure.name), maxlen=SHOWN)
         if name in self._named:
             self._failures[name] = failure
         self._shown.append(failure)

@@ -107,6 +107,11 @@ class Job:
         return self.state.working or (self.state is State.PAUSED and self.started is not None)
 
 
+def id_of(milliseconds: int, salt: int) -> str:
+    """The id of a job that is made so many milliseconds after 1970, with 20 random bits: ids sort by time."""
+    return f"{milliseconds:011x}{salt:05x}"
+
+
 # -- what people ask for
 
 

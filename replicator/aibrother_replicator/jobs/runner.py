@@ -37,6 +37,8 @@ MAX_OPEN: Final = 100
 GRACE: Final = 5.0
 """Seconds that work has to stop by itself, between two of its steps, before it is broken off where it is."""
 _TICK: Final = 0.5  # seconds between looks at what moves
+_STOPPED: Final = "stopped"
+_MOST_REASON: Final = 1000  # characters
 
 
 class JobRunner:
@@ -139,7 +141,8 @@ class JobRunner:
                     return job.id
             if len(self._slots) >= MAX_OPEN:
                 raise Temporary(f"{MAX_OPEN} jobs wait already", retry_after=60)
-            job = Job(self._new_id(), kind, dict(request), self._clock())
+            self._last_id = max(self._last_id + 1, int(self._clock() * 1000))
+            job = Job(model.id_of(self._last_id, secrets.randbits(20)), kind, dict(request), self._clock())
             await self._book.run(lambda book: book.insert(job))
             self._take_up(job)
         self._turn(kind)
@@ -184,6 +187,7 @@ class JobRunner:
             await self._book.run(lambda book: book.end(cancelled, None))
         except BaseException:
             slot.ending = False
+            self._turn(slot.live.job.kind)
             raise
         return await self._leave(slot, cancelled)
 
@@ -272,39 +276,48 @@ class JobRunner:
             slot.task = asyncio.create_task(self._work_at(slot), name=f"{kind} {slot.live.job.id}")
 
     async def _work_at(self, slot: Slot) -> None:
-        """All of one run of a job's work."""
-        live = slot.live
-        await self._save_state(slot)
-        try:
-            only = None
-            if live.job.selective:
-                only = await slot.insist(lambda: self._book.run(lambda book: book.only(live.job)), unless=slot.stopping)
-            await self._kinds[live.job.kind].run(live.job.request, BookedProgress(self._book, slot, only, self._clock))
-            reason = None
-        except asyncio.CancelledError:
-            reason = "" if slot.stopping.is_set() else "its work was broken off by itself"
-        except NodeError as error:
-            reason = str(error) or type(error).__name__
-        except Exception as error:
-            _LOG.exception("%s %s failed by a fault of this program", live.job.kind, live.job.id)
-            reason = f"a fault of this program, see its log: {type(error).__name__}"
+        """All of one run of a job's work, and its end."""
+        reason = await self._run(slot)
         slot.worked()
-        if reason == "" and not live.job.cancelling:
+        live, now = slot.live, self._clock()
+        if reason == _STOPPED and not live.job.cancelling:
             return  # the node ends: nothing more is written, and the next start goes on
-        now = self._clock()
         checkpoint: Checkpoint | None = live.last_checkpoint(_now())
         if reason is None:
             ended = model.finish(live.job, live.told, now)
         elif live.job.cancelling:
             ended = model.stop(live.job, live.told, now)
         else:
-            ended, checkpoint = model.break_off(live.job, reason[:1000], now), None
+            ended, checkpoint = model.break_off(live.job, reason[:_MOST_REASON], now), None
         slot.ending = True
         try:
             await slot.insist(lambda: self._book.run(lambda book: book.end(ended, checkpoint)), unless=self._closing)
         except asyncio.CancelledError:
             return
         await self._leave(slot, ended)
+
+    async def _run(self, slot: Slot) -> str | None:
+        """Have the work done.
+
+        Returns:
+            None where it has gone through, `_STOPPED`, or why it could not go on.
+        """
+        live = slot.live
+        try:
+            await self._save_state(slot)
+            only = None
+            if live.job.selective:
+                only = await slot.insist(lambda: self._book.run(lambda book: book.only(live.job)), unless=slot.stopping)
+            await self._kinds[live.job.kind].run(live.job.request, BookedProgress(self._book, slot, only, self._clock))
+        except asyncio.CancelledError:
+            return _STOPPED if slot.stopping.is_set() else "its work was broken off by itself"
+        except NodeError as error:
+            # what it needs may be ending before it
+            return _STOPPED if self._closing.is_set() else str(error) or type(error).__name__
+        except Exception as error:
+            _LOG.exception("%s %s failed by a fault of this program", live.job.kind, live.job.id)
+            return f"a fault of this program, see its log: {type(error).__name__}"
+        return None
 
     async def _leave(self, slot: Slot, ended: Job) -> dict[str, Any]:
         """A job has ended, durably."""
@@ -380,10 +393,6 @@ class JobRunner:
             raise Temporary("the node ends")
         if not self._opened.is_set():
             raise Temporary("jobs can't be written down yet", retry_after=5)
-
-    def _new_id(self) -> str:
-        self._last_id = max(self._last_id + 1, int(self._clock() * 1000))
-        return f"{self._last_id:011x}{secrets.randbits(20):05x}"
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from aibrother_replicator.jobs.slot import Slot
     from aibrother_replicator.jobs.thread import BookThread
 
+LISTED: Final = 10
+"""Errors of each job where many are shown."""
 MAX_WATCHERS: Final = 64
 """Watchers of all jobs together."""
 
@@ -65,7 +67,7 @@ class JobsView:
         """
         self._check_open()
         found = {
-            job: self.document(slot)
+            job: self.document(slot, LISTED)
             for job, slot in self._slots.items()
             if (before is None or job < before)
             and (state is None or slot.live.job.state is state)
@@ -74,7 +76,7 @@ class JobsView:
         if state is None or state.ended:
             for ended in await self._book.run(
                 lambda book: [
-                    document(job, book.failures(job))
+                    document(job, book.failures(job, LISTED))
                     for job in book.ended(before=before, state=state, kind=kind, most=most)
                 ]
             ):
@@ -89,9 +91,9 @@ class JobsView:
             since: when, in seconds since 1970.
         """
         self._check_open()
-        open_jobs = [self.document(self._slots[job]) for job in sorted(self._slots, reverse=True)]
+        open_jobs = [self.document(self._slots[job], LISTED) for job in sorted(self._slots, reverse=True)]
         return open_jobs + await self._book.run(
-            lambda book: [document(job, book.failures(job)) for job in book.failed(since)]
+            lambda book: [document(job, book.failures(job, LISTED)) for job in book.failed(since)]
         )
 
     async def watch(self, job: str) -> AsyncGenerator[dict[str, Any], None]:
@@ -104,10 +106,12 @@ class JobsView:
             Temporary: too many watch.
         """
         self._check_open()
-        slot = self._slots.get(job)
-        if slot is None:
-            yield await self.read(job)
-            return
+        if job not in self._slots:
+            found = await self.read(job)
+            if job not in self._slots:  # else it was taken up again meanwhile, and the end that was read is none
+                yield found
+                return
+        slot = self._slots[job]
         if self.watchers >= MAX_WATCHERS:
             raise Temporary(f"{MAX_WATCHERS} watch already", retry_after=10)
         self.watchers += 1
@@ -132,13 +136,13 @@ class JobsView:
             found[key] = found.get(key, 0) + 1
         return found
 
-    def document(self, slot: Slot) -> dict[str, Any]:
-        """One job that hasn't ended, or has just now."""
+    def document(self, slot: Slot, errors: int | None = None) -> dict[str, Any]:
+        """One job that hasn't ended, or has just now, with its newest errors, at most so many."""
         if slot.final is not None:
             return slot.final
         live = slot.live
         rate, eta = live.speed(asyncio.get_running_loop().time())
-        return document(live.as_told(), live.errors(), rate=rate, eta=eta, trouble=live.trouble)
+        return document(live.as_told(), live.errors()[:errors], rate=rate, eta=eta, trouble=live.trouble)
 
     async def read(self, job: str) -> dict[str, Any]:
         """One job as it is written down.

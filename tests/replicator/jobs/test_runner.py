@@ -103,6 +103,8 @@ async def test_what_broke_off_goes_on_from_its_last_checkpoint(path: Path) -> No
             raise NodeError("the upstream is away")
         progress.done(objects=1, size=10)
         progress.failed("second", "still hard")
+        live = await runner.view.get(job)
+        assert [error["reason"] for error in live["errors"]] == ["still hard"]
         progress.failed("fourth", "hard as well")
 
     work = Steps(script)
@@ -118,9 +120,9 @@ async def test_what_broke_off_goes_on_from_its_last_checkpoint(path: Path) -> No
         seen = await state_of(runner, job, "failed")
         assert work.begun == [(None, None), ({"at": 2}, None)]
         assert seen["objects"] == {"total": 4, "done": 2, "failed": 2}, "what failed twice is counted once"
-        assert {error["name"]: error["reason"] for error in seen["errors"]} == {
-            "second": "still hard",
-            "fourth": "hard as well",
+        assert {(error["name"], error["reason"]) for error in seen["errors"]} == {
+            ("second", "still hard"),
+            ("fourth", "hard as well"),
         }
         await runner.retry(job)
         await state_of(runner, job, "done", "failed")
@@ -278,6 +280,23 @@ async def test_the_node_ends_and_begins(path: Path) -> None:
         assert seen["objects"] == {"total": 4, "done": 3, "failed": 0}
         await state_of(runner, waiting, "done")
         assert [cursor for cursor, _ in work.begun] == [None, 1, None]
+
+
+async def test_what_fails_because_the_node_ends_goes_on(path: Path) -> None:
+    async def script(run: int, progress: Progress) -> None:
+        try:
+            while run == 1:
+                await progress.breathe()
+                await asyncio.sleep(0.01)
+        except asyncio.CancelledError:
+            raise Temporary("what it needs has ended before it") from None
+
+    work = Steps(script)
+    async with running(path, {"steps": work}) as runner:
+        job = await runner.submit("steps", {})
+        await state_of(runner, job, "running")
+    async with running(path, {"steps": work}) as runner:
+        assert (await state_of(runner, job, "done"))["errors"] == []
 
 
 async def test_a_kind_that_is_gone(path: Path) -> None:

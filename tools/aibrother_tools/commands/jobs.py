@@ -25,7 +25,7 @@ _OPEN = _STATES[:4]
 @click.option("--retry", "verb", flag_value="retry", help="Have it do again what failed.")
 @click.option("--state", type=click.Choice(_STATES), help="List those in this state.")
 @click.option("--kind", help="List those of this kind, such as scrub.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=20, show_default=True, help="List at most so many.")
+@click.option("--limit", type=click.IntRange(1, 200), default=20, show_default=True, help="List at most so many.")
 @data_option
 @remote_options
 @json_option
@@ -82,7 +82,7 @@ def _open_jobs(node: AdminNode) -> list[str]:
     """The ids of all jobs that haven't ended, oldest first."""
     found = []
     for state in _OPEN:
-        found += [one["id"] for one in node.ask("GET", "/jobs", query={"state": state, "limit": "1000"})["jobs"]]
+        found += [one["id"] for one in node.ask("GET", "/jobs", query={"state": state, "limit": "200"})["jobs"]]
     return sorted(found)
 
 
