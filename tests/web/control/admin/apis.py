@@ -32,6 +32,8 @@ class Query(Input):
 
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
     word: Annotated[str | None, Field(max_length=10)] = None
+    flag: bool = False
+    share: Annotated[float | None, Field(ge=0, le=1)] = None
 
 
 class Body(Input):

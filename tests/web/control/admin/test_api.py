@@ -136,6 +136,12 @@ async def test_unknown_paths_and_methods(api: Api) -> None:
     assert api.rows() == []
 
 
+async def test_a_query_that_is_right(api: Api) -> None:
+    assert (await api.ask("GET", "/things?limit=7&flag=true&share=5e-1&word=%C3%A4"))[0] == 200
+    [(_, query)] = api.handlers.done
+    assert (query.limit, query.flag, query.share, query.word) == (7, True, 0.5, "ä")
+
+
 async def test_head_answers_like_get(api: Api) -> None:
     status, headers, body = await api.ask("HEAD", "/things?limit=7")
     got = await api.ask("GET", "/things?limit=7")
@@ -162,6 +168,11 @@ async def test_head_answers_like_get(api: Api) -> None:
         ("/things?limit=1001", "limit", "less than or equal to 1000"),
         ("/things?limit=1&limit=2", "limit", "more than once"),
         ("/things?word=" + "x" * 11, "word", "at most 10"),
+        ("/things?flag=yes", "flag", "is not a boolean"),
+        ("/things?flag=1", "flag", "is not a boolean"),
+        ("/things?share=nan", "share", "is not a number"),
+        ("/things?share=.5", "share", "is not a number"),
+        ("/things?share=1e2", "share", "less than or equal to 1"),
         ("/things?other=1", "other", "no such parameter"),
         ("/things?" + "&".join(f"p{n}=1" for n in range(200)), "p0", "no such parameter"),
     ],

@@ -20,7 +20,7 @@ WRONG_TOKENS: Final = 30
 """A minute, for each address."""
 ROWS: Final = 120
 """Refusals a minute with a row of their own in the audit, for each status and caller; others are counted in one."""
-_MAX_KEYS: Final = 4096
+_MAX_KEYS: Final = 1024  # each remembers as many times as its limit allows
 _EVERYBODY_ELSE: Final = "*"
 
 

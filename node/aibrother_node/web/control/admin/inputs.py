@@ -37,7 +37,11 @@ _LARGE: Final = 1 << 20  # bytes of a body that is parsed off the event loop
 _MAX_FAULTS: Final = 5  # shown
 _SCHEMA_WORDS: Final = frozenset({"type", "pattern", "maxLength", "minLength", "enum"})
 _ANNOTATIONS: Final = frozenset({"description", "examples", "example", "title", "format"})
-_INTEGER: Final = re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII)
+_WRITTEN: Final = {  # as JSON writes them; pydantic takes " 1", "1_0", "1.0", "yes" and "nan" as well
+    "integer": re.compile(r"-?(0|[1-9][0-9]{0,18})", re.ASCII),
+    "number": re.compile(r"-?(0|[1-9][0-9]{0,18})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,2})?", re.ASCII),
+    "boolean": re.compile(r"true|false", re.ASCII),
+}
 
 
 class Input(BaseModel):
@@ -95,10 +99,10 @@ def query_values(model: type[BaseModel] | None, query: MultiMapping[str]) -> Bas
         raise _faulty("query", faults)
     if model is None:
         return None
-    integers = {name for name, one in model.model_json_schema().get("properties", {}).items() if _takes_integer(one)}
-    for name in integers & set(query):
-        if not _INTEGER.fullmatch(query[name]):
-            raise _faulty("query", [(name, "is not an integer")])
+    for name, schema in model.model_json_schema().get("properties", {}).items():
+        kind = _written_as(schema)
+        if kind is not None and name in query and not _WRITTEN[kind].fullmatch(query[name]):
+            raise _faulty("query", [(name, f"is not {'an' if kind == 'integer' else 'a'} {kind}")])
     try:
         return model.model_validate_strings(dict(query.items()))
     except ValidationError as error:
@@ -169,8 +173,9 @@ def _text_fault(value: str, schema: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _takes_integer(schema: Mapping[str, Any]) -> bool:
-    return "integer" in (schema.get("type"), *(one.get("type") for one in schema.get("anyOf", ())))
+def _written_as(schema: Mapping[str, Any]) -> str | None:
+    kinds = {one.get("type") for one in (schema, *schema.get("anyOf", ()))} & set(_WRITTEN)
+    return kinds.pop() if len(kinds) == 1 else None
 
 
 def _faults(error: ValidationError) -> list[tuple[str, str]]:
