@@ -333,6 +333,16 @@ def test_a_root_that_was_given_is_held_to(signer: Signer, tmp_path: Path) -> Non
     assert refused.code == 3, refused
     right = publisher("fleet", "list", "--root", signer.node.data / "trust/root.json")
     assert (right.code, right.err) == (0, "")
+    configured = {
+        **publisher.env,
+        "AIBROTHER_CATALOG__KEYS_DIR": str(publisher.keys),
+        "AIBROTHER_CATALOG__ROOT": str(signer.node.data / "trust/root.json"),
+    }
+    where = ("--to", signer.url, "--token-file", publisher.token, "--json")
+    path = small(tmp_path, "configured")
+    found = run("publish", path, "--name", "configured", *where, cwd=publisher.home, env=configured)
+    assert (found.code, found.err) == (0, ""), found
+    assert found.json["targets"][0]["state"] == "new"
 
 
 def test_a_file_that_changes_meanwhile(signer: Signer, tmp_path: Path) -> None:
