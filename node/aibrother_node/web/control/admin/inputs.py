@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from aiohttp import web
@@ -99,9 +100,8 @@ def query_values(model: type[BaseModel] | None, query: MultiMapping[str]) -> Bas
         raise _faulty("query", faults)
     if model is None:
         return None
-    for name, schema in model.model_json_schema().get("properties", {}).items():
-        kind = _written_as(schema)
-        if kind is not None and name in query and not _WRITTEN[kind].fullmatch(query[name]):
+    for name, kind in _kinds(model).items():
+        if name in query and not _WRITTEN[kind].fullmatch(query[name]):
             raise _faulty("query", [(name, f"is not {'an' if kind == 'integer' else 'a'} {kind}")])
     try:
         return model.model_validate_strings(dict(query.items()))
@@ -171,6 +171,13 @@ def _text_fault(value: str, schema: Mapping[str, Any]) -> str | None:
     if not schema.get("minLength", 0) <= len(value) <= schema.get("maxLength", 1024):
         return "has a length that is not allowed"
     return None
+
+
+@cache
+def _kinds(model: type[BaseModel]) -> dict[str, str]:
+    """The parameters that are written in one way only, and which."""
+    found = {name: _written_as(schema) for name, schema in model.model_json_schema().get("properties", {}).items()}
+    return {name: kind for name, kind in found.items() if kind is not None}
 
 
 def _written_as(schema: Mapping[str, Any]) -> str | None:
