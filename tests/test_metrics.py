@@ -23,7 +23,7 @@ from aibrother_node.fleet.engine import Counts
 from aibrother_node.fleet.members import Member
 from aibrother_node.fleet.peering import PeerState
 from aibrother_node.fleet.table import Verdict
-from aibrother_node.metrics import MAX_REASONS, FleetMetrics
+from aibrother_node.metrics import MAX_REASONS, CollectionMetrics, FleetMetrics, JobMetrics
 from aibrother_node.traffic import PublicTraffic
 from aibrother_node.web.control.plane import ControlPlane
 
@@ -182,6 +182,8 @@ def test_the_guide_has_every_metric(measured: Measured) -> None:
     guide = (Path(__file__).parent.parent / "docs/operating.md").read_text(encoding="utf-8")
     of_workers = CollectorRegistry()
     PublicTraffic(of_workers)
+    JobMetrics(of_workers)
+    CollectionMetrics(of_workers)
     families = [*measured.metrics.registry.collect(), *of_workers.collect()]
     names = {one.name + ("_total" if one.type == "counter" else "") for one in families}
     assert set(re.findall(r"`(aibrother_[a-z_]+)", guide)) == names

@@ -6,8 +6,10 @@ import hashlib
 import json
 import os
 import threading
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
+import jsonschema
 import pytest
 
 import counts
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-MIB = 1 << 20
+SCHEMA = json.loads((resources.files("aibrother_tools") / "data/schemas/gc.json").read_text())
 
 
 def blobs(node: Node) -> set[str]:
@@ -45,6 +47,7 @@ def collect(node: Node) -> Any:
 def dry_run(node: Node) -> dict[str, tuple[str, str]]:
     """What would become of each blob, and why."""
     report = done(node, "gc", "--dry-run", "--json").json
+    jsonschema.validate(report, SCHEMA)
     return {one["digest"].removeprefix("sha256:"): (one["verdict"], one["reason"]) for one in report["blobs"]}
 
 

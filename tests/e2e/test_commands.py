@@ -388,6 +388,7 @@ COMMANDS = [
     "drain",
     "edit",
     "fleet",
+    "gc",
     "init",
     "jobs",
     "keys",
