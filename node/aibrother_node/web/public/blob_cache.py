@@ -27,12 +27,14 @@ class CachedBlob:
     Attributes:
         blob: the open file, of a whole blob or of a fill.
         representation: what HTTP says of it, without a file name.
+        is_sound: all of it is here, and nothing of it is withheld; it is forgotten when that may have changed.
     """
 
-    __slots__ = ("blob", "dropped", "representation", "users")
+    __slots__ = ("blob", "dropped", "is_sound", "representation", "users")
 
-    def __init__(self, blob: OpenBlob) -> None:
+    def __init__(self, blob: OpenBlob, *, is_sound: bool) -> None:
         self.blob = blob
+        self.is_sound = is_sound
         self.representation: Representation = blob_representation(blob.digest, blob.size)
         self.users = 0
         self.dropped = False
@@ -60,13 +62,13 @@ class BlobCache:
             entry.users += 1
         return entry
 
-    def put(self, blob: OpenBlob) -> CachedBlob:
+    def put(self, blob: OpenBlob, *, is_sound: bool = True) -> CachedBlob:
         """Take over an open blob, marked as in use; where another request was faster, its entry is used."""
         entry = self._entries.get(blob.digest)
         if entry is not None:
             blob.close()
         else:
-            entry = self._entries[blob.digest] = CachedBlob(blob)
+            entry = self._entries[blob.digest] = CachedBlob(blob, is_sound=is_sound)
         self._entries.move_to_end(blob.digest)
         entry.users += 1
         while len(self._entries) > self._capacity:

@@ -90,7 +90,9 @@ class EncryptedSend:
         withheld = self._sends.withheld
         if withheld.memory[:8] != self._looked:
             assert self._blob is not None
-            self._barred = merged([*self._barred, *withheld.ranges(self._blob.digest, self._blob.inode)])
+            ranges = withheld.ranges(self._blob.digest, self._blob.inode)
+            if ranges:
+                self._barred = merged([*self._barred, *ranges])
             self._looked = withheld.seen
         return up_to_withheld(self._barred, offset, length) if self._barred else length
 

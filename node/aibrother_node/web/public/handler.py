@@ -248,7 +248,8 @@ class PublicPlane:
     ) -> Outgoing:
         try:
             result = self._answer(request, representation)
-            refuse_unfinishable(self.sends.withheld, entry.blob, result)
+            if not entry.is_sound:
+                refuse_unfinishable(self.sends.withheld, entry.blob, result)
         except BaseException:
             self.cache.release(entry)
             raise
@@ -260,7 +261,7 @@ class PublicPlane:
     def _at_hand(self, digest: Digest) -> CachedBlob | None:
         """An open blob that is answered from without leaving the loop: one of which nothing is missing."""
         entry = self.cache.get(digest)
-        if entry is None or (entry.blob.is_whole and not self.sends.withheld.ranges(digest, entry.blob.inode)):
+        if entry is None or entry.is_sound:
             return entry
         self.cache.release(entry)
         return None
@@ -330,8 +331,9 @@ class PublicPlane:
         while True:
             before = self._generation.now(), self.sends.withheld.now()
             blob = await asyncio.to_thread(open_served, self.reader, self.catalog, digest)
+            is_sound = blob.is_whole and not self.sends.withheld.ranges(digest, blob.inode)
             if (self._generation.now(), self.sends.withheld.now()) == before:
-                return self.cache.put(blob)
+                return self.cache.put(blob, is_sound=is_sound)
             blob.close()  # withdrawn meanwhile, perhaps: in the cache nobody would ask again
 
     def _part_at_once(self, request: Request, target: PartTarget) -> Outgoing | None:
@@ -346,6 +348,7 @@ class PublicPlane:
     async def _part(self, request: Request, target: PartTarget) -> Outgoing:
         part = await asyncio.to_thread(self.catalog.part, target)
         links = await self._mirrors.links(request, part.digest, target.filename)
+        self._forget_what_changed()  # while this waited
         try:
             entry = self.cache.get(part.digest) or await self._open_cached(part.digest)
         except Gone:

@@ -422,7 +422,9 @@ class _PlainSend:
     def _look(self) -> None:
         """See what is withheld; what once was stays so for this body: it may be of a file that another has replaced."""
         assert self._blob is not None
-        self._barred = merged([*self._barred, *self._withheld.ranges(self._blob.digest, self._blob.inode)])
+        ranges = self._withheld.ranges(self._blob.digest, self._blob.inode)
+        if ranges:
+            self._barred = merged([*self._barred, *ranges])
         self._looked = self._withheld.seen
 
     def _warm(self, length: int) -> None:
