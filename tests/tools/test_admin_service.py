@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,11 @@ async def test_files_that_come_and_go_by_hand(running: Running) -> None:
     secret, token = make_token([Scope.READ], "", time.time(), None)
     TokenFiles(layout.tokens, Disk()).write(token)
     await becomes(running, secret, 404)
-    (layout.tokens / f"{token.id}.json").unlink()
+    path = layout.tokens / f"{token.id}.json"
+    for expires, wanted in ((1, 401), (None, 404)):
+        path.write_text(json.dumps({**json.loads(path.read_text()), "expires": expires}))
+        await becomes(running, secret, wanted)
+    path.unlink()
     await becomes(running, secret, 401)
 
 

@@ -37,7 +37,7 @@ class AdminService:
         self._files = TokenFiles(layout.tokens, Disk())
         self._tokens = TokenTable()
         self._changing = asyncio.Lock()
-        self._seen: tuple[int, ...] = ()
+        self._seen: frozenset[tuple[str, int, int]] = frozenset()
         self._api: AdminApi | None = None
         self._task: asyncio.Task[None] | None = None
         self.audit = AuditLog(layout.index)

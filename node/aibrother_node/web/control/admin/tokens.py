@@ -7,6 +7,7 @@ with backups; the running node has all of them in memory, where a revocation tak
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import json
@@ -182,13 +183,15 @@ class TokenFiles:
         self._disk.unlink(path)
         self._disk.sync_folder(self._folder)
 
-    def state(self) -> tuple[int, ...]:
-        """Something that changes when files come, go or are replaced."""
-        try:
-            found = self._folder.stat()
-        except OSError:
-            return ()
-        return found.st_ino, found.st_mtime_ns
+    def state(self) -> frozenset[tuple[str, int, int]]:
+        """Something that changes when files come, go, are replaced or written to."""
+        found = []
+        with contextlib.suppress(OSError), os.scandir(self._folder) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    stat = entry.stat(follow_symlinks=False)
+                    found.append((entry.name, stat.st_ino, stat.st_mtime_ns))
+        return frozenset(found)
 
     def _read(self, name: str) -> Token:
         with (self._folder / name).open("rb") as file:
