@@ -260,6 +260,10 @@ def test_edits_from_afar(signer: Signer, tmp_path: Path) -> None:
     assert signer.node.get("/models/edited-2-f32.gguf", method="HEAD").status == 200
     assert publisher("retire", "edited", "--keep", "2").code == 0
     assert signer.node.get("/models/edited-1-f32.gguf").status == 404
+    other = small(tmp_path, "edited-3-again")
+    used = publisher.publish(other, "edited@3")
+    assert (used.code, "can't mean" in used.err) == (5, True), used
+    assert signer.node.get(f"/v1/blobs/sha256:{sha256_of(other)}", method="HEAD").status == 404, "not even uploaded"
     nothing = publisher("retire", "edited", "--keep", "2", "--json")
     assert (nothing.code, nothing.json["targets"]) == (0, [])
     assert publisher("yank", "no-such-model", "--reason", "x").code == 4

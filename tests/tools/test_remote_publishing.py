@@ -155,10 +155,16 @@ class Machine:
         url = f"http://127.0.0.1:{self._node.port}"
         return CatalogCopy.open(place(self._node, "read"), url, self.home, root, self.told.append)
 
+    def desk(self, copy: CatalogCopy, keys: Path) -> RemoteDesk:
+        return RemoteDesk(self._admin, copy, Signing(keys, None, {}), random.Random(7), self.told.append)
+
     def run(self, action: dict[str, Any], keys: Path, root: bytes | None = None) -> Any:
         with self.copy(root) as copy:
-            desk = RemoteDesk(self._admin, copy, Signing(keys, None, {}), random.Random(7), self.told.append)
-            return desk.run(action)
+            return self.desk(copy, keys).run(action)
+
+    def check(self, action: dict[str, Any], keys: Path) -> None:
+        with self.copy() as copy:
+            self.desk(copy, keys).check(action)
 
 
 @pytest.fixture
@@ -267,6 +273,18 @@ async def test_keys_that_are_refused_are_forgotten(tmp_path: Path, keys: Path) -
         with pytest.raises(Refused, match="can't be signed here"):
             await asyncio.to_thread(Machine(node, tmp_path / "home").run, {"do": "rotate", "role": "fleet"}, keys)
         assert sorted(path.name for path in keys.iterdir()) == before
+
+
+@pytest.mark.usefixtures("today")
+async def test_a_node_that_follows_is_told_before_anything_is_sent(tmp_path: Path, keys: Path) -> None:
+    async with running(tmp_path) as node:
+        move_keys(node, keys)
+        action = publishing(await stored(node, tmp_path, "phi"))
+        machine = Machine(node, tmp_path / "home")
+        await asyncio.to_thread(machine.check, action, keys)
+        node.follows = True
+        with pytest.raises(Refused, match="doesn't sign"):
+            await asyncio.to_thread(machine.check, action, keys)
 
 
 @pytest.mark.usefixtures("today")

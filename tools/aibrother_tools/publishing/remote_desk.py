@@ -70,11 +70,14 @@ class RemoteDesk:
         return self._copy.sync(utc_now(), self._signing.expiries)
 
     def check(self, action: Mapping[str, Any]) -> None:
-        """Make sure, before anything is uploaded, that an edit is allowed and can be signed here.
+        """Make sure, before anything is uploaded, that an edit is allowed, can be signed here, and is taken there.
 
         Raises:
             as `run`.
         """
+        state = self._node.ask("GET", "/catalog")
+        if isinstance(state, dict) and state.get("signer") is False:
+            raise Refused("that node doesn't sign the catalog, it follows one: publish to the node that signs")
         self._draft(self.repository(), action, self._ring(), {})
 
     def run(self, action: Mapping[str, Any], *, patient: bool = False) -> Done:

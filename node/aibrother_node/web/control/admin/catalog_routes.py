@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from aibrother_node.store.layout import Layout
     from aibrother_node.web.control.admin.operation import Call
 
-MAX_BODY: Final = 64 << 20
-"""Bytes of what is sent in: a role for each bin and the documents, as JSON."""
+MAX_BODY: Final = 128 << 20
+"""Bytes of what is sent in, as JSON: `catalog.json` has about 1.2 KB for each name and variant, most of all of it."""
 _MOST_ROLES: Final = 64
 _MOST_DOCUMENTS: Final = 20_000
 _ROLE_FILE: Final = re.compile(r"(?:[1-9][0-9]{0,14}\.([a-z0-9-]{1,64})|timestamp)\.json", re.ASCII)
