@@ -206,7 +206,7 @@ async def test_events(api: Api) -> None:
 
 async def test_a_quiet_stream_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "KEEP_ALIVE", 0.2)
-    async with serving(tmp_path, idle=1.0) as api:
+    async with serving(tmp_path, idle=0.5) as api:
         job = (await api.ask("POST", "/steps", 202))["job"]
         await state_of(api.runner, job, "running")
         started = asyncio.get_running_loop().time()
@@ -216,7 +216,7 @@ async def test_a_quiet_stream_is_kept_alive(tmp_path: Path, monkeypatch: pytest.
                 comments += line.startswith(b": ")
                 if line.startswith(b"data: "):
                     last = json.loads(line[6:])
-                if asyncio.get_running_loop().time() - started > 4.0:  # beyond what silence is allowed
+                if asyncio.get_running_loop().time() - started > 2.2:  # beyond what silence is allowed
                     api.gate.open()
         assert last["state"] == "done"
         assert comments > 5
