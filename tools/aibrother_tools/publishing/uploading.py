@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aibrother_node.content.digest import Digest
     from aibrother_tools.admin_node import AdminNode, Answered
 
-PIECE: Final = 32 << 20
+PIECE: Final = 64 << 20
 """Bytes of a request: what a proxy that buffers requests would lose with a connection."""
 PATIENCE: Final = 300.0
 """Seconds without any progress after which it is given up."""
