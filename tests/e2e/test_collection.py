@@ -44,6 +44,11 @@ def collect(node: Node) -> Any:
     return json.loads(result.out.splitlines()[-1])
 
 
+def job_states(node: Node) -> set[str]:
+    """How the jobs are that collect."""
+    return {job["state"] for job in done(node, "jobs", "--json").json["jobs"] if job["kind"] == "gc"}
+
+
 def dry_run(node: Node) -> dict[str, tuple[str, str]]:
     """What would become of each blob, and why."""
     report = done(node, "gc", "--dry-run", "--json").json
@@ -228,6 +233,30 @@ def test_two_nodes_that_evict_at_once_never_both_lose_a_blob(tmp_path: Path) -> 
         assert collect(us)["result"]["evicted"] == 0
         assert lost in blobs(us)
         assert dry_run(us)[lost][1].startswith("over max_size, but this is the last copy known: ")
+
+        # a cache evicts by itself what was asked for the longest time ago, where the mirror keeps it
+        for node in nodes:
+            node.stop()
+        for digest in named:
+            have = next(node for node in nodes if digest in blobs(node)).data / "blobs/sha256" / digest
+            for node in nodes:
+                if digest not in blobs(node):
+                    os.link(have, node.data / "blobs/sha256" / digest)
+        us.configure(store__max_size="auto")
+        used = sum(path.stat().st_size for path in (eu.data / "blobs/sha256").iterdir())
+        one = entries[0]["size_bytes"]
+        eu.configure(store__mode="cache", store__max_size=f"{used - 5 * one} B")
+        for node in nodes:
+            node.start(port=None)
+        know_each_other(us, eu)
+        asked = sorted(named)[:8]
+        for digest in asked:
+            eu.get(f"/v1/blobs/sha256:{digest}", {"Range": "bytes=0-0"})
+        eventually(lambda: len(named - blobs(eu)) >= 5, "it makes room by itself", 40.0)
+        eventually(lambda: job_states(eu) == {"done"}, "the job ends")
+        assert len(named - blobs(eu)) == 5, "as much as it takes"
+        assert set(asked) <= blobs(eu)
+        assert named <= blobs(us)
         for node in nodes:
             node.stop()
     finally:
