@@ -5,6 +5,7 @@ What is lost with the file is checked again: nothing else follows from it.
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -13,7 +14,7 @@ from aibrother_node.content.digest import Digest
 from aibrother_node.store.database import named, open_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 _STEPS: Final = (
@@ -88,17 +89,9 @@ class ScrubBook:
 
     def put(self, sound: Iterable[Sound]) -> None:
         """Enter blobs that were checked and are sound, in one transaction."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             for one in sound:
                 self._put(*one)
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise named(error) from error
-            raise
 
     def _put(self, digest: Digest, now: float, manifest: Digest | None, sha: bool) -> None:
         self._db.execute(
@@ -112,15 +105,28 @@ class ScrubBook:
     def completed(self, now: float, there: Iterable[Digest]) -> None:
         """A pass over all blobs is over; what is known of others than these is forgotten."""
         known = {digest.raw for digest in there}
-        gone = [(row[0],) for row in self._db.execute("SELECT digest FROM scrubbed") if row[0] not in known]
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
+            gone = [(row[0],) for row in self._db.execute("SELECT digest FROM scrubbed") if row[0] not in known]
             self._db.executemany("DELETE FROM scrubbed WHERE digest = ?", gone)
             self._db.execute("DELETE FROM scrub_passes")
             self._db.execute("INSERT INTO scrub_passes VALUES (?)", (now,))
+
+    @contextlib.contextmanager
+    def _transaction(self) -> Iterator[None]:
+        """One durable transaction.
+
+        Raises:
+            DiskFull: there is no room.
+        """
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
             self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
+        except BaseException as error:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            if isinstance(error, sqlite3.Error):
+                raise named(error) from error
             raise
 
     def last_completed(self) -> float | None:

@@ -8,14 +8,13 @@ SHA-256 is right, it is a blob again. What nobody else has stays bad; it is trie
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
-from aibrother_node.errors import DiskFull, NodeError, NotFound
+from aibrother_node.errors import DiskFull, NodeError, NotFound, Temporary
 from aibrother_node.store import damage, evidence
 from aibrother_node.store.blobs import BlobReader
 from aibrother_node.store.direct import DirectFile
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.layout import Layout
     from aibrother_node.store.repair import RepairSource
     from aibrother_node.store.scrub import Finding
+    from aibrother_node.store.scrub_book import Checked
 
     _Result = TypeVar("_Result")
 
@@ -140,7 +140,8 @@ class Scrubber:
     clock: Callable[[], float] = time.time
     withheld: WithheldWriter = field(init=False)
     _index: IndexReader = field(init=False)
-    _book: ScrubBook = field(init=False)
+    _book: ScrubBook | None = None
+    _completed: float | None = None
     _repairing: defaultdict[Digest, asyncio.Lock] = field(init=False)
     _retries: dict[Digest, _Retry] = field(init=False)
     _sound: list[Sound] = field(default_factory=list)
@@ -151,7 +152,7 @@ class Scrubber:
         self._index = IndexReader(self.layout.index)
         self._repairing = defaultdict(asyncio.Lock)
         self._retries = {}
-        self._book = await self.change(self._begin)
+        await self.change(self._begin)
         known = []
         for fill in await asyncio.to_thread(self._damaged):
             known.append((fill.digest, fill.inode))
@@ -159,9 +160,22 @@ class Scrubber:
         self.withheld.retire_others(known, time.monotonic() + RETIRED)
         self.measures.damaged(len(known))
 
-    def _begin(self, store: BlobStore) -> ScrubBook:
+    def _begin(self, store: BlobStore) -> None:
         store.fill_ended = self._fill_ended
-        return ScrubBook.open(self.layout.index)
+
+    async def _in_book(self, work: Callable[[ScrubBook], _Result]) -> _Result:
+        """Read or write in the book, which is opened when it is needed first.
+
+        Raises:
+            Temporary: the disk is full.
+        """
+
+        def do(_: BlobStore) -> _Result:
+            if self._book is None:
+                self._book = ScrubBook.open(self.layout.index)
+            return work(self._book)
+
+        return await self.change(do)
 
     async def close(self) -> None:
         """Let go of everything; nothing may be under way."""
@@ -170,7 +184,8 @@ class Scrubber:
 
         def end(store: BlobStore) -> None:
             store.fill_ended = None
-            self._book.close()
+            if self._book is not None:
+                self._book.close()
 
         await self.change(end)
         self.withheld.close()
@@ -221,7 +236,7 @@ class Scrubber:
             missing = frozenset(fill.have.missing())
             sha = False
         else:
-            at = await self.change(lambda _: self._book.get(digest))
+            at = await self._last(digest)
             known = await asyncio.to_thread(self._manifest, digest, None if at is None else at.manifest)
             missing = frozenset()
             sha = is_sha_due(at, self.clock(), self.interval, SHA_EVERY)
@@ -244,6 +259,8 @@ class Scrubber:
         except NotFound:  # it was collected meanwhile
             self.withheld.retire(digest, file.inode, time.monotonic() + RETIRED)
             return Outcome("gone")
+        except DiskFull as error:  # nothing can be done now; it stays withheld, and the next pass finds it again
+            return Outcome("damaged", found, f"it isn't sent, and can't be repaired: {error}")
         finally:
             file.close()
         if finding.verdict == "lied" and known.manifest is not None:
@@ -256,13 +273,22 @@ class Scrubber:
     async def completed(self, there: Sequence[Digest]) -> None:
         """A pass over all blobs has ended."""
         await self.flush()
-        now = self.clock()
-        await self.change(lambda _: self._book.completed(now, there))
+        self._completed = now = self.clock()
         self.measures.completed(now)
+        try:
+            await self._in_book(lambda book: book.completed(now, there))
+        except Temporary as error:
+            _LOG.warning("that a pass has ended can't be written down: %s", error)
 
     async def last_completed(self) -> float | None:
-        """When the last pass ended, in seconds since 1970."""
-        return await self.change(lambda _: self._book.last_completed())
+        """When the last pass ended, in seconds since 1970.
+
+        Raises:
+            Temporary: the disk is full, and nobody knows.
+        """
+        if self._completed is None:
+            self._completed = await self._in_book(lambda book: book.last_completed())
+        return self._completed
 
     # -- repairing
 
@@ -364,8 +390,7 @@ class Scrubber:
         await self._keep_evidence(digest, file, bad)
         reason = "; ".join(f"chunk {one.index}: {one.reason}" for one in bad[:5])
         state = FillState("damaged", self.clock(), known.served, reason=reason)
-        with contextlib.suppress(DiskFull):  # then it stays withheld, and the next pass finds it again
-            await self.change(lambda store: damage.demote(store, manifest, [one.index for one in bad], state))
+        await self.change(lambda store: damage.demote(store, manifest, [one.index for one in bad], state))
         self.withheld.changed()  # its file has another place
 
     async def _damaged_somewhere(self, digest: Digest, known: _Known, file: DirectFile, finding: Finding) -> None:
@@ -425,10 +450,19 @@ class Scrubber:
     async def flush(self) -> None:
         """Write down what was found sound; what can't be, since the disk is full, is checked again some day."""
         sound, self._sound = self._sound, []
+        if not sound:
+            return
         try:
-            await self.change(lambda _: self._book.put(sound))
-        except DiskFull as error:
+            await self._in_book(lambda book: book.put(sound))
+        except Temporary as error:
             _LOG.warning("when %d blobs were checked can't be written down: %s", len(sound), error)
+
+    async def _last(self, digest: Digest) -> Checked | None:
+        """When a blob was checked last; None where nobody knows."""
+        try:
+            return await self._in_book(lambda book: book.get(digest))
+        except Temporary:
+            return None
 
     async def _disown(self, manifest: ChunkManifest, reason: str) -> None:
         """A manifest lies about a blob that is whole: nobody looks at it any more, and one is made that doesn't."""

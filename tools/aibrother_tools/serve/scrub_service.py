@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING, Final
 
-from aibrother_node.errors import NodeError
+from aibrother_node.errors import NodeError, Temporary
 from aibrother_node.fleet.view import FleetView
 from aibrother_node.metrics import ScrubMetrics
 from aibrother_node.store.scrub_book import next_pass
@@ -79,9 +79,13 @@ class ScrubService:
     async def start(self) -> None:
         """Withhold what is known to be bad; after the store is open, before anything is asked for."""
         await self._scrubber.start()
-        last = await self._scrubber.last_completed()
-        if last is not None:
-            self._metrics.completed(last)
+        try:
+            last = await self._scrubber.last_completed()
+        except Temporary as error:
+            _LOG.error("what is known of former scrubs can't be read yet: %s", error)
+        else:
+            if last is not None:
+                self._metrics.completed(last)
 
     def begin(self) -> None:
         """Look after it from now on; after the jobs have started."""
