@@ -274,3 +274,18 @@ def test_what_is_shown_is_brought_up_to_date_first() -> None:
                 assert response.content_type == "application/problem+json"
 
     asyncio.run(ask())
+
+
+def test_jobs() -> None:
+    registry = CollectorRegistry()
+    metrics = JobMetrics(registry)
+    metrics.now({("scrub", "running"): 1, ("scrub", "paused"): 0, ("old", "queued"): 2})
+    metrics.ended("scrub", "failed")
+    metrics.now({("scrub", "running"): 0, ("scrub", "paused"): 1})
+    shown = generate_latest(registry).decode().splitlines()
+    assert [line for line in shown if line.startswith("aibrother_jobs{")] == [
+        'aibrother_jobs{kind="scrub",state="running"} 0.0',
+        'aibrother_jobs{kind="scrub",state="paused"} 1.0',
+    ]
+    assert 'aibrother_jobs_ended_total{kind="scrub",state="failed"} 1.0' in shown
+    assert 'aibrother_jobs_ended_total{kind="scrub",state="done"} 0.0' in shown, "there from the beginning"

@@ -178,6 +178,8 @@ class JobMetrics:
         self._jobs.clear()
         for (kind, state), count in tally.items():
             self._jobs.labels(kind, state).set(count)
+            for ended in ("done", "failed", "cancelled"):
+                self._ended.labels(kind, ended)  # from 0 on, so that the first one shows as a rise
 
     def ended(self, kind: str, state: str) -> None:
         """Count a job that has ended."""
