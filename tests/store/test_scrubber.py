@@ -12,9 +12,9 @@ import pytest
 
 from aibrother_node.content.chunks import Chunk, ChunkManifest, chunk_hashes, fixed_lengths
 from aibrother_node.content.digest import Digest
-from aibrother_node.errors import NotFound
+from aibrother_node.errors import DiskFull, NotFound
 from aibrother_node.store.blobs import BlobStore
-from aibrother_node.store.disk import Disk
+from aibrother_node.store.disk import Disk, DiskFile
 from aibrother_node.store.fills import open_fill
 from aibrother_node.store.layout import DirectoryLock, Layout
 from aibrother_node.store.repair import NoSource
@@ -116,10 +116,10 @@ class World:
 
 
 @asynccontextmanager
-async def world(folder: Path) -> AsyncIterator[World]:
+async def world(folder: Path, disk: Disk | None = None) -> AsyncIterator[World]:
     layout = Layout(folder / "data") if (folder / "data").exists() else new_layout(folder / "data")
     with DirectoryLock.take(layout.root, 5.0) as lock:
-        thread = StoreThread(lambda: BlobStore.open(layout, lock, manifest_ceiling=CEILING))
+        thread = StoreThread(lambda: BlobStore.open(layout, lock, manifest_ceiling=CEILING, disk=disk))
         await thread.start()
         peers, counts = Peers(), Counts()
         scrubber = Scrubber(layout, thread.change, peers, counts, 86_400.0, CEILING)
@@ -337,6 +337,33 @@ async def test_a_large_blob_that_no_manifest_describes_goes_to_quarantine(tmp_pa
         assert (await it.check(digest)).verdict == "damaged"
         assert not it.layout.blob(digest).exists()
         assert (it.layout.quarantine / digest.hex).stat().st_size == len(DATA)
+
+
+class _FullDisk(Disk):
+    """A disk that has no room for a fill's small files."""
+
+    is_full = True
+
+    def create(self, path: Path, mode: int = 0o600) -> DiskFile:
+        if self.is_full and ("fills" in path.parts or path.name.startswith("evidence")):
+            raise DiskFull("no space left")
+        return super().create(path, mode)
+
+
+async def test_on_a_full_disk_it_is_withheld_at_least(tmp_path: Path) -> None:
+    disk = _FullDisk()
+    async with world(tmp_path, disk) as it:
+        digest = await it.add(DATA)
+        it.decay(digest, 5)
+        outcome = await it.check(digest)
+        assert outcome == Outcome("damaged", 1, "it isn't sent, and can't be repaired: no space left")
+        assert it.layout.blob(digest).exists()
+        assert it.ranges(digest) == [(0, 8 << 20)]
+        disk.is_full = False
+        it.peers.give(DATA)
+        assert await it.check(digest) == Outcome("repaired", 1)
+        assert it.ranges(digest) == []
+        await it.is_sound()
 
 
 async def test_nobody_has_anything() -> None:
