@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from aibrother_node.content.digest import Digest
 
 _SWEEP: Final = 1.0  # seconds between looks for connections that take too long
+_LAST_CALL: Final = 0.1  # seconds before a drain closes what nobody has asked on …
+_LAST_TURNS: Final = 5  # … and the turns of the event loop that it takes at least, to accept, to read, to answer
 _LOOK: Final = 1.0  # seconds between looks at what control says of the fleet
 _CONTROL_PATIENCE: Final = 0.5
 _CONTROL_ANSWER: Final = 4096
@@ -120,6 +122,8 @@ class Worker:
     async def drain(self, patience: float) -> None:
         """Take no new connections, let answers finish."""
         self._plane.settings.draining = True
+        for _ in range(_LAST_TURNS):  # who has asked before this, and wasn't read yet, is answered
+            await asyncio.sleep(_LAST_CALL / _LAST_TURNS)
         for listener in self._listeners:
             listener.close()
         await self._server.drain(patience)
