@@ -47,7 +47,9 @@ def test_downloads_are_finished_and_nothing_is_begun_until_undrain(
         assert node.get("/readyz").json["checks"]["draining"] == {"ok": False, "detail": "drained"}
         shown = done(node, "status", "--json").json["node"]["drained"]
         assert shown["reason"] == "a new disk"
+        assert "drained  since 20" in done(node, "status").out
         assert done(node, "drain").out.startswith("draining"), "again is fine"
+        assert node.command("drain", "--reason", "\x1b[2J").code == 1, "nothing that a terminal would act upon"
         control, worker = node.child("control"), node.child("worker-0")
         os.kill(control, signal.SIGKILL)
         assert statuses(node, model.target) == {503}

@@ -33,6 +33,9 @@ def status(app: App, as_json: bool, remote: Remote | None) -> None:
     node, store = report["node"], report["store"]
     click.echo(f"node     {node['id'] or 'has no key'}{' in ' + node['region'] if node['region'] else ''}")
     click.echo(f"state    {'running' if node['running'] else 'stopped'}, version {node['version']}")
+    if node["drained"] is not None:
+        since, reason = node["drained"]["since"], node["drained"]["reason"]
+        click.echo(f"drained  since {since or 'an unknown time'}{f': {reason}' if reason else ''}")
     click.echo(f"catalog  {_catalog(report['catalog'])}")
     click.echo(f"store    {store['blobs']} blobs, {human_bytes(store['bytes'])}; {human_bytes(store['free'])} free")
     for fill in report["fills"]:

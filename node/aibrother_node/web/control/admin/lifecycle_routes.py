@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 class DrainBody(Input):
     """Why a node is taken out of service."""
 
-    reason: Annotated[str, Field(max_length=MAX_REASON, description="for whoever reads `status` later")] = ""
+    reason: Annotated[
+        str,
+        Field(max_length=MAX_REASON, pattern=r"^[^\x00-\x1f\x7f]*$", description="for whoever reads `status` later"),
+    ] = ""
 
 
 class StateAnswer(Output):
