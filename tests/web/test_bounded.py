@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
+    from aiohttp.typedefs import Handler
+
 MOST = 8
 ASK = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
@@ -188,3 +190,41 @@ async def test_its_end_waits_for_nobody_for_long() -> None:
         await served.connect(b"GET / HT")
         await until(lambda: len(served.server) == 2, "two connections")
     assert asyncio.get_running_loop().time() - began < 5
+
+
+async def test_answers_are_counted_by_status() -> None:
+    counted: list[int] = []
+    gone = asyncio.Event()
+
+    async def fails(_: web.Request) -> web.Response:
+        raise ValueError("a bug")
+
+    async def left(_: web.Request) -> web.Response:
+        gone.set()
+        raise ConnectionResetError("the client is gone")
+
+    @web.middleware
+    async def inside(request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except ValueError:
+            return web.Response(status=503)
+
+    app = web.Application(middlewares=[inside])
+    nested = web.Application()
+    nested.add_routes([web.get("/", _echo), web.get("/fails", fails), web.get("/left", left)])
+    app.add_subapp("/nested", nested)
+    server = BoundedServer(app, most=MOST, count=counted.append)
+    sock = socket.socket()
+    sock.bind(("127.0.0.1", 0))
+    await server.start([sock], None, 64)
+    try:
+        for path in ("/nested/", "/nested/fails", "/nested/none", "/none", "/nested/left"):
+            reader, writer = await asyncio.open_connection(*sock.getsockname())
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+            await reader.read()
+            writer.close()
+        assert gone.is_set()
+        assert counted == [200, 503, 404, 404], "as they were sent, each once, and not who had left"
+    finally:
+        await server.close()

@@ -229,6 +229,8 @@ def _counting(count: Callable[[int], None]) -> Middleware:
         except web.HTTPException as error:
             count(error.status)
             raise
+        except ConnectionError:  # the client has left; nobody was answered
+            raise
         except Exception:
             count(500)
             raise
