@@ -5,12 +5,15 @@ from __future__ import annotations
 import click
 
 from aibrother_tools.app import App, data_option, json_option, pass_app, print_json
+from aibrother_tools.digests import DIGEST
 from aibrother_tools.remote import Remote, remote_options
 
 
 @click.command()
 @click.option("--rate", help='Read so much a second at most, such as "100 MB/s"; by default store.scrub_rate.')
-@click.option("--digest", "digests", multiple=True, metavar="D", help="Check this blob only; may be given again.")
+@click.option(
+    "--digest", "digests", type=DIGEST, multiple=True, metavar="D", help="Check this blob only; may be given again."
+)
 @click.option("--watch", is_flag=True, help="Go on showing it until it has ended: exit code 0 done, 1 anything else.")
 @data_option
 @remote_options
@@ -23,7 +26,6 @@ def scrub(
 
     Good chunks of a damaged blob go on being served. The job fails where something stays damaged.
     """
-    from aibrother_node.content.digest import Digest
     from aibrother_node.units import parse_rate
     from aibrother_tools.admin_client import admin_of
     from aibrother_tools.job_watching import watch_job
@@ -37,7 +39,7 @@ def scrub(
         if not body["rate"]:
             raise click.BadParameter("nothing would be read", param_hint="--rate")
     if digests:
-        body["digests"] = [str(Digest.parse(digest)) for digest in digests]
+        body["digests"] = list(digests)
     node = admin_of(app, remote)
     started = node.ask("POST", "/scrub", body)
     if watch:
