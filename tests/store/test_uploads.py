@@ -14,7 +14,7 @@ from aibrother_node.store.blobs import BlobStore, Stored
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.incoming import Request, announce
 from aibrother_node.store.layout import Layout
-from aibrother_node.store.uploads import IDLE, OtherTotal, Position, Upload, Uploads, boot_id
+from aibrother_node.store.uploads import IDLE, MOST, OtherTotal, Position, Upload, Uploads, boot_id
 from store.helpers import assert_visible_is_right, digest_of, new_layout, open_store
 from store.power_loss import RecordingDisk, lay_out, snapshot, states
 
@@ -38,8 +38,8 @@ def layout(tmp_path: Path) -> Layout:
     return new_layout(tmp_path / "data")
 
 
-def uploads(layout: Layout, disk: Disk | None = None, boot: str = "this boot", **bounds: int) -> Uploads:
-    return Uploads(layout, disk or Disk(), boot, **bounds)
+def uploads(layout: Layout, disk: Disk | None = None, boot: str = "this boot", most: int = MOST) -> Uploads:
+    return Uploads(layout, disk or Disk(), boot, most=most)
 
 
 def take_in(store: BlobStore, upload: Upload, disk: Disk, digest: Digest = DIGEST) -> Stored:
