@@ -76,6 +76,19 @@ def test_what_is_said_is_read(tmp_path: Path) -> None:
     assert reader.ranges(_digest(1), 5) == ()
 
 
+def test_rubbish_is_no_table(tmp_path: Path) -> None:
+    """What a crash of the machine may leave of a mapped file."""
+    path = tmp_path / "withheld"
+    path.write_bytes(os.urandom(CAPACITY * 120))
+    reader = Withheld(path)
+    assert reader.ranges(_digest(1), 5) == ()
+    writer = WithheldWriter(path)
+    assert reader.ranges(_digest(1), 5) == ()
+    assert reader.seen == reader.now(), "it needs no further look"
+    writer.withhold(_digest(1), 5, [(10, 20)])
+    assert reader.ranges(_digest(1), 5) == ((10, 20),)
+
+
 def test_a_full_table_withholds_whole_blobs_and_then_everything(tmp_path: Path) -> None:
     reader, writer = Withheld(tmp_path / "withheld"), WithheldWriter(tmp_path / "withheld")
     writer.withhold(_digest(0), 1, [(2 * n, 2 * n + 1) for n in range(CAPACITY + 1)])

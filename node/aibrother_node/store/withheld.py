@@ -163,6 +163,8 @@ class WithheldWriter:
         found = _table(self._map, self._number)
         self._files: _Files = {} if found is None else found[1]
         self._retired: dict[tuple[bytes, int], float] = {}
+        if found is None:  # what a crash of the machine left: readers would go on looking for a table
+            self._write()
 
     def withhold(self, digest: Digest, inode: int, ranges: Iterable[tuple[int, int]]) -> None:
         """Say what of a file is withheld from now on, instead of what was; nothing, where there is none."""
