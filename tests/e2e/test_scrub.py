@@ -205,6 +205,25 @@ def _serves_what_is_good(node: Node, digest: str, data: bytes, start: int, stop:
         assert node.get(target, {"Range": f"bytes={start}-{start}", "Cache-Control": "only-if-cached"}).status == 504
 
 
+@pytest.mark.soak
+def test_two_that_are_damaged_in_different_places_heal_one_another(tmp_path: Path) -> None:
+    with pair(tmp_path) as (us, eu):
+        path = write_gguf(tmp_path / "m.gguf", "both", rows=30 << 10)
+        digest = us.add(path)[0]
+        assert eu.add(path) == [digest]
+        manifest = manifest_of(us, digest)
+        eu.stop()
+        flip(blob_path(us, digest), manifest.chunk(1).offset + 9)
+        flip(blob_path(eu, digest), manifest.chunk(2).offset + 9)
+        assert job(us)["state"] == "failed"
+        us.stop()
+        eu.start(port=None)
+        assert job(eu)["state"] == "failed"
+        us.start(port=None)
+        eventually(lambda: not fills(us) and not fills(eu), "both are whole", patience=120)
+        assert blob_path(us, digest).read_bytes() == path.read_bytes() == blob_path(eu, digest).read_bytes()
+
+
 def test_a_peer_that_lies_is_not_believed(tmp_path: Path) -> None:
     with pair(tmp_path) as (us, eu):
         path = write_gguf(tmp_path / "m.gguf", "lied", rows=20 << 10)
