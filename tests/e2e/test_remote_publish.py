@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import random
+import signal
 import subprocess
 import threading
 import time
@@ -227,6 +229,26 @@ def test_two_publishers_at_once(signer: Signer, tmp_path: Path) -> None:
     for of in range(len(machines)):
         assert client.has(f"models/racer-{of}-1-f32.gguf")
     assert list((signer.node.data / "incoming").iterdir()) == []
+
+
+def test_control_is_killed_at_any_moment(signer: Signer) -> None:
+    """What a publisher was told holds, and what it wasn't told of is there once it tries again."""
+    publisher = signer.publisher()
+    rng = random.Random(5)
+    for number in range(rounds(1, 25)):
+        path = small(publisher.home, f"survivor-{number}", rows=8 << 10)
+        control = signer.node.child("control")
+        process = publisher.begin(*publisher.publishing(path, f"survivor-{number}@1"))
+        time.sleep(rng.uniform(0.3, 1.2))  # from the first question to the last answer
+        os.kill(control, signal.SIGKILL)
+        signer.node.successor("control", control)
+        result = ended(process)
+        if result.code == 75:
+            eventually(lambda: publisher("fleet", "list").code == 0, "control to be back")
+            result = publisher.publish(path, f"survivor-{number}@1")
+        assert result.code == 0, result
+        assert f"survivor-{number}:f32@1" in names(signer.node)
+    assert not list((signer.node.data / "incoming").glob("upload-*"))
 
 
 def test_staging_then_stable_by_two_machines(signer: Signer, tmp_path: Path) -> None:
