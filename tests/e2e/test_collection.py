@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import signal
 import threading
+import time
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -123,7 +125,7 @@ def test_publishing_and_collection_in_a_race_never_leave_a_name_without_its_blob
     collecting = threading.Thread(target=collect_again_and_again)
     collecting.start()
     try:
-        for number in range(counts.rounds(3, 40)):
+        for number in range(counts.rounds(2, 40)):
             path = write_gguf(tmp_path / "r.gguf", f"race {number % 2}", rows=16)
             publish(node, path, f"race:f32@{number}")
             for entry in done(node, "list", "--json").json["models"]:
@@ -220,46 +222,60 @@ def test_two_nodes_that_evict_at_once_never_both_lose_a_blob(tmp_path: Path) -> 
         for entry in entries:  # the manifests of what is named stay: they are small, and a fill begins with them
             assert digests_of(entry) - named <= blobs(us)
 
-        # a keeper that has lost a blob doesn't vouch for it
-        lost = min(evicted[0])
-        (tmp_path / "again").write_bytes((eu.data / "blobs/sha256" / lost).read_bytes())
-        us.stop()
-        (tmp_path / "again").rename(us.data / "blobs/sha256" / lost)
-        eu.stop()
-        (eu.data / "blobs/sha256" / lost).unlink()
-        for node in nodes:
-            node.start(port=None)
-        know_each_other(us, eu)
-        assert collect(us)["result"]["evicted"] == 0
-        assert lost in blobs(us)
-        assert dry_run(us)[lost][1].startswith("over max_size, but this is the last copy known: ")
-
-        # a cache evicts by itself what was asked for the longest time ago, where the mirror keeps it
+        # a cache evicts by itself what was asked for the longest time ago, where the mirror confirms that it keeps it
         for node in nodes:
             node.stop()
+        asked, lost = sorted(named)[:8], sorted(named)[8:12]
         for digest in named:
             have = next(node for node in nodes if digest in blobs(node)).data / "blobs/sha256" / digest
             for node in nodes:
                 if digest not in blobs(node):
                     os.link(have, node.data / "blobs/sha256" / digest)
+        for digest in lost:
+            (us.data / "blobs/sha256" / digest).unlink()
         us.configure(store__max_size="auto")
         used = sum(path.stat().st_size for path in (eu.data / "blobs/sha256").iterdir())
-        one = entries[0]["size_bytes"]
-        eu.configure(store__mode="cache", store__max_size=f"{used - 5 * one} B")
+        eu.configure(store__mode="cache", store__max_size=f"{used - 4 * entries[0]['size_bytes']} B")
         for node in nodes:
             node.start(port=None)
         know_each_other(us, eu)
-        asked = sorted(named)[:8]
         for digest in asked:
             eu.get(f"/v1/blobs/sha256:{digest}", {"Range": "bytes=0-0"})
-        eventually(lambda: len(named - blobs(eu)) >= 5, "it makes room by itself", 40.0)
+        eventually(lambda: len(named - blobs(eu)) >= 4, "it makes room by itself", 40.0)
         eventually(lambda: job_states(eu) == {"done"}, "the job ends")
-        assert len(named - blobs(eu)) == 5, "as much as it takes"
-        assert set(asked) <= blobs(eu)
-        assert named <= blobs(us)
+        assert named - blobs(eu) == set(sorted(named)[12:]), "not what was asked for, nor what the mirror has lost"
         for node in nodes:
             node.stop()
     finally:
         us.discard()
         if eu is not None:
             eu.discard()
+
+
+@pytest.mark.parametrize("kills", [1, pytest.param(40, marks=pytest.mark.soak)])
+def test_collection_that_is_killed_goes_on(tmp_path: Path, kills: int) -> None:
+    node = signing_node(tmp_path / "node", **{"store.gc_grace": "0s"})
+    entry = publish(node, write_gguf(tmp_path / "a.gguf", "a"), "a:f32@1")
+    kept = digests_of(entry)
+    try:
+        node.start()
+        for round_ in range(kills):
+            for number in range(200):  # what nothing describes gets a manifest when the node starts, or none in time
+                data = f"{round_} {number}".encode()
+                (node.data / "blobs/sha256" / hashlib.sha256(data).hexdigest()).write_bytes(data)
+            control = node.child("control")
+            os.kill(control, signal.SIGKILL)  # the next one finds them
+            node.successor("control", control)
+            eventually(lambda: node.command("gc").code == 0, "it can be asked")
+            time.sleep(0.05 * (round_ % 5))
+            control = node.child("control")
+            os.kill(control, signal.SIGKILL)
+            node.successor("control", control)
+            eventually(lambda: node.command("jobs").code == 0, "it answers again")
+            eventually(lambda: job_states(node) <= {"done"}, "the job goes on and ends")
+            eventually(lambda: collect(node)["result"]["marked"] == 0 and blobs(node) == kept, "all of it goes")
+            assert node.get("/models/a-1-f32.gguf").status == 200
+            assert done(node, "status", "--json").json["store"]["blobs"] == len(kept)
+        node.stop()
+    finally:
+        node.discard()

@@ -72,6 +72,9 @@ async def test_a_member_asks_what_there_is_of_a_blob(pair: tuple[LiveNode, LiveN
         (f"/have/v1/{absent}", 404),
         ("/have/v1/sha256:nonsense", 400),
         ("/inventory/v1?since=a&since=b", 400),
+        (f"/have/v1/{DIGESTS[0]}?vouch={'0' * 32}", 200),
+        (f"/have/v1/{DIGESTS[0]}?vouch=nonsense", 400),
+        (f"/have/v1/{DIGESTS[0]}?vouch={'0' * 32}&vouch={'1' * 32}", 400),
     ):
         async with session.get(a.url + target, headers=b.sign(a, target)) as response:
             assert response.status == status, target
