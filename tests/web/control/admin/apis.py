@@ -116,6 +116,7 @@ class Handlers:
         return [
             Operation("look", "GET", "/things", Scope.READ, "Look.", self.look, ok, query=Query),
             Operation("change", "POST", "/things", Scope.OPERATE, "Change.", self.change, ok, body=Body, max_body=1000),
+            Operation("bulk", "POST", "/bulk", Scope.OPERATE, "A lot.", self.change, ok, body=Body, max_body=1 << 20),
             Operation("keep", "PUT", "/things/{digest}", Scope.OPERATE, "Keep.", self.keep, ok, digest, body=Optional),
             Operation("forget", "DELETE", "/things/{digest}", Scope.OPERATE, "Forget.", self.forget, ok, digest),
             Operation("fail", "POST", "/fail/{how}", Scope.OPERATE, "Fail.", self.fail, ok, how),
@@ -156,14 +157,16 @@ class Api:
 
 
 @asynccontextmanager
-async def running(folder: Path, *, wrong_tokens: int = 30, audit: AuditLog | None = None) -> AsyncIterator[Api]:
+async def running(
+    folder: Path, *, wrong_tokens: int = 30, in_memory: int = 1 << 20, audit: AuditLog | None = None
+) -> AsyncIterator[Api]:
     """Run one, with a token of each scope."""
     made = {scope.value: make_token([scope], "", time.time(), None) for scope in Scope}
     made["expired"] = make_token([Scope.OPERATE], "", 0, 1)
     tokens = TokenTable(token for _, token in made.values())
     log = audit or AuditLog(folder / "index.sqlite3")
     handlers = Handlers()
-    api = AdminApi(handlers.operations(), tokens, log, version="1.2.3", wrong_tokens=wrong_tokens)
+    api = AdminApi(handlers.operations(), tokens, log, version="1.2.3", wrong_tokens=wrong_tokens, in_memory=in_memory)
     outer, inner = web.Application(), web.Application()
     outer.add_subapp(BASE, api.guarded())
     inner.add_subapp(BASE, api.local())

@@ -270,6 +270,30 @@ async def test_a_body_that_is_too_large(api: Api) -> None:
     assert api.handlers.done == []
 
 
+async def test_large_bodies_have_room_of_their_own(tmp_path: Path) -> None:
+    body = b'{"count": 1}' + b" " * 100_000
+    async with running(tmp_path, in_memory=150_000) as api:
+
+        async def bulk(expected: int) -> Any:
+            async with asyncio.timeout(20):
+                while (found := await api.ask("POST", "/bulk", data=body, headers=JSON))[0] != expected:
+                    await asyncio.sleep(0.01)
+            return found
+
+        head = f"POST {BASE}/bulk HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {api.secrets['operate']}\r\n"
+        head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        for ends in (True, False):
+            reader, writer = await asyncio.open_connection(api.client.server.host, api.client.server.port)
+            writer.write(head.encode() + body[:50_000])
+            assert (await bulk(503))[1]["Retry-After"] == "5"
+            assert (await api.ask("POST", "/things", json={"count": 1}))[0] == 202, "small ones always pass"
+            if ends:
+                writer.write(body[50_000:])
+                assert (await reader.readline()).startswith(b"HTTP/1.1 202 ")
+            writer.close()
+            await bulk(202)
+
+
 async def test_a_body_where_none_is_taken(api: Api) -> None:
     assert (await api.ask("DELETE", f"/things/{DIGEST_A}", data=b"x"))[0] == 400
     assert (await api.ask("DELETE", f"/things/{DIGEST_A}", data=b""))[0] == 204

@@ -5,7 +5,7 @@ What happens to a request, in this order, each refusal a problem document (RFC 9
 1. the token: 401 (429 for an address that keeps presenting wrong ones), before anything is looked up
 2. the path and the method: 404, 405
 3. the token's scope: 403
-4. path parameters, query and body: 400, 408, 413, 415
+4. path parameters, query and body: 400, 408, 413, 415; 503 where others' bodies take the memory that there is for them
 5. an action (whatever isn't GET or HEAD) is entered into the audit log, or refused with 507
 6. the handler; the audit log's entry is completed
 
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+from contextlib import ExitStack
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,7 +27,14 @@ from aibrother_node.web.answer import problem
 from aibrother_node.web.control.admin.audit import LOCAL, Who, brief
 from aibrother_node.web.control.admin.expectation import proceed, refrain
 from aibrother_node.web.control.admin.failures import ROWS, WRONG_TOKENS, FailureLimit, network_of
-from aibrother_node.web.control.admin.inputs import body_value, check_declaration, path_values, query_values
+from aibrother_node.web.control.admin.inputs import (
+    IN_MEMORY,
+    Room,
+    body_value,
+    check_declaration,
+    path_values,
+    query_values,
+)
 from aibrother_node.web.control.admin.openapi import document
 from aibrother_node.web.control.admin.operation import Call, Caller, Reply, Scope
 from aibrother_node.web.control.admin.problems import Problem, answer_problem
@@ -63,6 +71,7 @@ class AdminApi:
         audit: the audit log.
         version: of the program, for the OpenAPI document.
         wrong_tokens: how many an address may present in a minute.
+        in_memory: bytes of large bodies that are taken at a time.
 
     Raises:
         ValueError: two operations have one name or route, or declare what nobody would check.
@@ -76,6 +85,7 @@ class AdminApi:
         *,
         version: str,
         wrong_tokens: int = WRONG_TOKENS,
+        in_memory: int = IN_MEMORY,
     ) -> None:
         for operation in operations:
             check_declaration(operation)
@@ -87,6 +97,7 @@ class AdminApi:
         self._audit = audit
         self._wrong_tokens = FailureLimit(wrong_tokens)
         self._rows = FailureLimit(ROWS)
+        self._room = Room(in_memory)
         self._under_way: dict[int, tuple[str, web.Request]] = {}  # token and request
         self._document = json.dumps(document(self._operations, version)).encode()
 
@@ -183,6 +194,10 @@ class AdminApi:
     # -- an operation
 
     async def _answer(self, operation: Operation, request: web.Request) -> web.StreamResponse:
+        with ExitStack() as held:
+            return await self._answer_holding(operation, request, held)
+
+    async def _answer_holding(self, operation: Operation, request: web.Request, held: ExitStack) -> web.StreamResponse:
         caller = request[_CALLER]
         who = LOCAL if caller is _EVERYTHING else Who(caller.token, caller.address)
         if operation.scope not in caller.scopes:
@@ -194,6 +209,7 @@ class AdminApi:
         try:
             path = path_values(operation, request.match_info)
             query = query_values(operation.query, request.query)
+            held.enter_context(self._room.taken(operation, request))
             if operation.raw_body is None:
                 await proceed(request)
             body = await body_value(operation, request)

@@ -130,6 +130,7 @@ class CatalogRoutes:
                     409: Documented("the catalog has moved on: `versions` are the current ones, `free` the next"),
                     413: Documented("it is too large"),
                     422: Documented("signatures, paths, documents or files break the rules"),
+                    503: Documented("others are sending as much as is taken at a time"),
                     507: Documented("there is no room"),
                 },
                 body=SignedRoles,

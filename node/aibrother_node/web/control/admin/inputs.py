@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
@@ -17,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from aibrother_node.web.control.admin.problems import Problem
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from multidict import MultiMapping
 
@@ -27,6 +28,8 @@ JSON_TYPE: Final = "application/json"
 PATIENCE: Final = 30.0
 """Seconds within which a JSON body has to have come, and one more for each `SLOWEST` bytes that it may have."""
 SLOWEST: Final = 1 << 16
+IN_MEMORY: Final = 256 << 20
+"""Bytes of large bodies that are taken at a time."""
 DIGEST: Final[Mapping[str, Any]] = {
     "type": "string",
     "pattern": "^sha256:[0-9a-f]{64}$",
@@ -34,6 +37,7 @@ DIGEST: Final[Mapping[str, Any]] = {
 }
 """The path's parameter `digest`."""
 
+_SMALL: Final = 1 << 16  # bytes of a body that is always taken; there are at most as many as there are connections
 _LARGE: Final = 1 << 20  # bytes of a body that is parsed off the event loop
 _MAX_FAULTS: Final = 5  # shown
 _SCHEMA_WORDS: Final = frozenset({"type", "pattern", "maxLength", "minLength", "enum"})
@@ -49,6 +53,39 @@ class Input(BaseModel):
     """Base of the models of queries and bodies."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Room:
+    """How much of bodies is in memory, of all requests together: else a few large ones would take all there is.
+
+    Args:
+        most: bytes of large ones at a time.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._free = most
+
+    @contextmanager
+    def taken(self, operation: Operation, request: web.Request) -> Iterator[None]:
+        """Have room for a request's JSON body, until it is answered.
+
+        Raises:
+            Problem: 503, others have it.
+        """
+        size = 0
+        if operation.raw_body is None and request.body_exists:
+            said = request.content_length
+            size = operation.max_body if said is None else said
+        if not _SMALL < size <= operation.max_body:  # one that is too large is refused when it is read
+            size = 0
+        if size > self._free:
+            reason = "other large bodies are being read"
+            raise Problem(503, "Service Unavailable", reason, headers={"Retry-After": "5"})
+        self._free -= size
+        try:
+            yield
+        finally:
+            self._free += size
 
 
 def check_declaration(operation: Operation) -> None:
