@@ -153,12 +153,10 @@ class Scrubber:
         self._repairing = defaultdict(asyncio.Lock)
         self._retries = {}
         await self.change(self._begin)
-        known = []
-        for fill in await asyncio.to_thread(self._damaged):
-            known.append((fill.digest, fill.inode))
-            self.withheld.withhold(fill.digest, fill.inode, _withheld_of(fill))
-        self.withheld.retire_others(known, time.monotonic() + RETIRED)
-        self.measures.damaged(len(known))
+        damaged = await asyncio.to_thread(self._damaged)
+        self.withheld.withhold_all((fill.digest, fill.inode, _withheld_of(fill)) for fill in damaged)
+        self.withheld.retire_others(((fill.digest, fill.inode) for fill in damaged), time.monotonic() + RETIRED)
+        self.measures.damaged(len(damaged))
 
     def _begin(self, store: BlobStore) -> None:
         store.fill_ended = self._fill_ended

@@ -178,6 +178,15 @@ class WithheldWriter:
                 self._files.pop(key, None)
             self._write()
 
+    def withhold_all(self, files: Iterable[tuple[Digest, int, Iterable[tuple[int, int]]]]) -> None:
+        """As `withhold`, for many files at once."""
+        with self._lock:
+            for digest, inode, ranges in files:
+                self._retired.pop((digest.raw, inode), None)
+                self._files[digest.raw, inode] = merged(ranges)
+            self._files = {key: ranges for key, ranges in self._files.items() if ranges}
+            self._write()
+
     def also_withhold(self, digest: Digest, inode: int, ranges: Iterable[tuple[int, int]]) -> None:
         """Withhold more of a file."""
         with self._lock:
