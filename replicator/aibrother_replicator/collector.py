@@ -21,7 +21,7 @@ from aibrother_node.store.gc import Plan, Rules, Verdict
 from aibrother_node.store.survey import survey
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from aibrother_node.content.digest import Digest
     from aibrother_node.fleet.evicting import Attempt, Evictions
@@ -190,7 +190,7 @@ class Collector:
             now_unmark, unmark = unmark[:_MARKS], unmark[_MARKS:]
             await self._change(lambda _, a=now_add, u=now_unmark: self._collecting.mark(a, u))  # type: ignore[misc]
 
-    async def remove(self, planned: Planned) -> AsyncIterator[tuple[str, list[Gone]]]:
+    async def remove(self, planned: Planned) -> AsyncGenerator[tuple[str, list[Gone]]]:
         """Carry out a plan whose marks are written: yields what went, step by step, with why.
 
         Raises:
@@ -215,7 +215,7 @@ class Collector:
         self._metrics.removed(why, len(gone), sum(one.size for one in gone))
         return gone
 
-    async def _evict(self, planned: Planned) -> AsyncIterator[Gone]:
+    async def _evict(self, planned: Planned) -> AsyncGenerator[Gone]:
         plan, need = planned.plan, planned.plan.need
         walk = _Walk(iter(plan.candidates))
         while need > 0 and (batch := await self._next(planned, walk, need)):

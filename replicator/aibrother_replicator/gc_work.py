@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from aibrother_node.store.gc import Verdict
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
+    from aibrother_node.store.gc import Decision
     from aibrother_replicator.collector import Collector
     from aibrother_replicator.jobs.work import Progress
 
@@ -40,28 +42,27 @@ class GcWork:
         due = planned.plan.of(Verdict.REMOVED)
         progress.expect(objects=before["removed"] + before["evicted"] + len(due), size=before["bytes"] + _bytes(due))
         found = before
-        async for why, gone in self._collector.remove(planned):
-            size = sum(one.size for one in gone)
-            found["removed" if why == "unnamed" else "evicted"] += len(gone)
-            found["bytes"] += size
-            if why == "evicted":
-                progress.expect(
-                    objects=found["removed"] + found["evicted"], size=found["bytes"]
-                )  # what is evicted isn't known before
-            progress.done(objects=len(gone), size=size)
-            await progress.checkpoint(found)
-            await progress.breathe()
+        async with aclosing(self._collector.remove(planned)) as steps:
+            async for why, gone in steps:
+                size = sum(one.size for one in gone)
+                found["removed" if why == "unnamed" else "evicted"] += len(gone)
+                found["bytes"] += size
+                if why == "evicted":  # how many there will be isn't known before
+                    progress.expect(objects=found["removed"] + found["evicted"], size=found["bytes"])
+                progress.done(objects=len(gone), size=size)
+                await progress.checkpoint(found)
+                await progress.breathe()
         # what was named meanwhile, or pinned, stays: there is no more to do than was done
         progress.expect(objects=found["removed"] + found["evicted"], size=found["bytes"])
         marked = planned.plan.of(Verdict.MARKED)
         progress.result(
-            {**found, "marked": len(marked), "short_of": max(0, planned.plan.need - _bytes_evicted(planned.plan))}
+            {
+                **found,
+                "marked": len(marked),
+                "short_of": max(0, planned.plan.need - _bytes(planned.plan.of(Verdict.EVICTED))),
+            }
         )
 
 
-def _bytes(decisions: list[Any]) -> int:
+def _bytes(decisions: Iterable[Decision]) -> int:
     return sum(decision.size for decision in decisions)
-
-
-def _bytes_evicted(plan: Any) -> int:
-    return _bytes(plan.of(Verdict.EVICTED))

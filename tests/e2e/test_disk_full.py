@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import http.client
 import os
+import signal
 import subprocess
 import threading
 import time
@@ -135,6 +136,10 @@ def test_a_full_disk_under_load(node: Node, tmp_path: Path) -> None:
         assert refused == {what: {507} for what in ("upload", "pin", "gc", "scrub")} | reads
         assert {name: result.code for name, result in told.items()} == dict.fromkeys(told, FULL), told
         assert node.child("control") == control, "no crash loop"
+        os.kill(control, signal.SIGKILL)
+        after = node.successor("control", control)
+        eventually(lambda: ask(node, operate, "GET", "/status") == 200, "it comes back on the full disk, too")
+        assert node.child("control") == after
         filler.unlink()
         publish(node, tmp_path / "b.gguf", "b:f32@1")
         assert names(node) == ["a:f32@1", "b:f32@1"]

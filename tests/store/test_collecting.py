@@ -17,7 +17,7 @@ from aibrother_node.store.incoming import Options, stage
 from aibrother_node.store.index import TargetRow
 from aibrother_node.store.marks import Marks
 from aibrother_node.store.room import check_max_size, used
-from aibrother_node.store.survey import Policy, survey
+from aibrother_node.store.survey import Policy, counts, survey
 from store.helpers import add, new_layout, open_store
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_what_is_named_pinned_or_leased_between_plan_and_removal_stays(world: Wo
     assert removed == {gone.digest, gone.manifest}
     assert not world.store.layout.blob(gone.digest).exists()
     assert {*world.store.digests()} == {d for one in (named, pinned, leased) for d in (one.digest, one.manifest)}
-    assert world.collecting.marks.count() == 0, "what stays isn't marked any more"
+    assert counts(world.store.layout, NOW) == (1, 0), "what stays isn't marked any more"
 
 
 def test_a_mark_has_to_be_as_old_as_the_grace(world: World) -> None:
@@ -182,7 +182,7 @@ def test_a_crash_after_the_unlink_leaves_a_row_that_the_next_start_takes_away(tm
     with opened(tmp_path, Disk()) as world:
         assert world.store.rows.totals()[0] == 0
         assert world.collect() == set()
-        assert world.collecting.marks.count() <= 2, "marks of what is gone are taken away with the next plan"
+        assert counts(world.store.layout, NOW) == (0, 2), "marks of what is gone are taken away with the next plan"
 
 
 def test_max_size_is_held_when_something_is_added(world: World, tmp_path: Path) -> None:

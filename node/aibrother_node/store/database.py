@@ -57,7 +57,8 @@ def open_part(path: Path, name: str, steps: Sequence[str]) -> sqlite3.Connection
             for statement in step.split(";\n"):
                 if statement.strip():
                     db.execute(statement)
-        db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?)", (name, len(steps)))
+        if version != len(steps):  # else nothing is written: a full disk keeps no process from starting again
+            db.execute("INSERT OR REPLACE INTO parts VALUES (?, ?)", (name, len(steps)))
         db.execute("COMMIT")
     except sqlite3.OperationalError as error:
         db.close()

@@ -129,8 +129,3 @@ class Leases:
             if row is not None:
                 found[digest] = Lease(*row)
         return found
-
-    def count(self, now: float) -> int:
-        """How many leases there are."""
-        (count,) = self._db.execute("SELECT count(*) FROM leases WHERE until > ?", (now,)).fetchone()
-        return int(count)

@@ -63,8 +63,3 @@ class Marks:
         """Since when a blob is marked; None where it isn't."""
         row = self._db.execute("SELECT since FROM marks WHERE digest = ?", (digest.raw,)).fetchone()
         return None if row is None else float(row[0])
-
-    def count(self) -> int:
-        """How many there are."""
-        (count,) = self._db.execute("SELECT count(*) FROM marks").fetchone()
-        return int(count)

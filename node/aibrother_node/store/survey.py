@@ -106,6 +106,17 @@ def survey(layout: Layout, policy: Policy, free: int, accessed: Callable[[Digest
     return Survey(seen, None if state is None else str(state[0]))
 
 
+def counts(layout: Layout, now: float) -> tuple[int, int] | None:
+    """How many leases and marks there are; None where they can't be read now. Blocks."""
+    try:
+        with contextlib.closing(_connect(layout.index)) as db:
+            (leases,) = db.execute("SELECT count(*) FROM leases WHERE until > ?", (now,)).fetchone()
+            (marks,) = db.execute("SELECT count(*) FROM marks").fetchone()
+    except sqlite3.Error:
+        return None
+    return int(leases), int(marks)
+
+
 def fill_bytes(layout: Layout) -> int:
     """What fills take of the disk."""
     return sum(size for _, size in _fills(layout))

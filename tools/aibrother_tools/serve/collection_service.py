@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Final
 from aibrother_node.catalog.indexing import state_name, tell_workers
 from aibrother_node.catalog.reading import STABLE, STAGING, catalog
 from aibrother_node.catalog.repository import Repository
-from aibrother_node.errors import DiskFull, NodeError
+from aibrother_node.errors import DiskFull, NodeError, NotFound
 from aibrother_node.metrics import CollectionMetrics
 from aibrother_node.store.collecting import Collecting
 from aibrother_node.store.disk import Disk
@@ -19,7 +19,7 @@ from aibrother_node.store.gc import Verdict
 from aibrother_node.store.last_access import LastAccess
 from aibrother_node.store.marks import Marks
 from aibrother_node.store.room import used
-from aibrother_node.store.survey import Policy
+from aibrother_node.store.survey import Policy, counts
 from aibrother_replicator.collector import Collector, Wishes
 from aibrother_replicator.gc_report import GcReports
 from aibrother_replicator.gc_work import GcWork
@@ -128,11 +128,9 @@ class CollectionService:
         """Bring the metrics up to date."""
         free, reserve = await asyncio.to_thread(self._room)
         self._metrics.room(free, reserve)
-        now = time.time()
-        leases, marked = await self._thread.look(
-            lambda store: (store.leases.count(now), self._collecting.marks.count())
-        )
-        self._metrics.waiting(leases, marked)
+        waiting = await asyncio.to_thread(counts, self._layout, time.time())
+        if waiting is not None:
+            self._metrics.waiting(*waiting)
 
     def _open(self, store: BlobStore) -> Collecting:
         layout = self._layout
@@ -221,7 +219,10 @@ def catalog_tags(layout: Layout) -> dict[tuple[str, str], set[str]]:
         NodeError: the catalog can't be read.
     """
     found: dict[tuple[str, str], set[str]] = {}
-    repository = Repository.open(layout.catalog, Disk())
+    try:
+        repository = Repository.open(layout.catalog, Disk())
+    except NotFound:
+        return {}
     for path in (STABLE, STAGING):
         for entry in catalog(repository, path).models:
             found.setdefault((entry.name, entry.variant), set()).update(entry.tags)
