@@ -110,7 +110,11 @@ class ScrubWork:
             counted += size
             progress.done(size=size)
 
-        outcome = await self._scrubber.check(one.digest, pace=pace.wait, breathe=progress.breathe, checked=checked)
+        async def breathe() -> None:
+            progress.expect()  # it moves, though nothing more counts as done: a doubt is looked into, or a repair
+            await progress.breathe()
+
+        outcome = await self._scrubber.check(one.digest, pace=pace.wait, breathe=breathe, checked=checked)
         if counted < one.size:  # what is missing of it, or it is gone
             progress.done(size=one.size - counted)
         found["bad_chunks"] += outcome.bad

@@ -32,7 +32,10 @@ class Told:
     breaths: int = 0
 
     def expect(self, *, objects: int | None = None, size: int | None = None) -> None:
-        self.expected = (objects, size)
+        self.expected = (
+            self.expected[0] if objects is None else objects,
+            self.expected[1] if size is None else size,
+        )
 
     def done(self, *, objects: int = 0, size: int = 0) -> None:
         self.objects += objects
