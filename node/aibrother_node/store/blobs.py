@@ -175,7 +175,7 @@ class BlobStore(BlobReader):
             raise InvalidInput(f"the lock is on {lock.root}, not {layout.root}")
         disk = disk or Disk()
         layout.check_version()
-        index = Index.open(layout.index)  # first: it puts aside a file that can't be used
+        index = Index.open(layout.index, disk)  # first: it puts aside a file that can't be used
         store = cls(layout, disk, index, Leases.open(layout.index), manifest_ceiling)
         # a crash may have come between a rename and the folder's fsync: what we show from now on is durable
         disk.sync_folder(layout.blobs)

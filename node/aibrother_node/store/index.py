@@ -143,7 +143,7 @@ class Index:
         except sqlite3.Error as error:
             if not _is_damage(error):
                 raise _why_not(path, error) from error
-            _LOG.error("%s is damaged and put aside, with the jobs and the audit log in it: %s", path, error)
+            _LOG.error("%s is damaged and put aside, with jobs, leases and audit log: %s", path, error)
             _put_aside(path, disk or Disk())
         try:
             return cls(_connect(path))
@@ -395,7 +395,7 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.execute("PRAGMA synchronous = NORMAL")
         (verdict,) = db.execute("PRAGMA quick_check(1)").fetchone()
         if verdict != "ok":
-            raise _Damaged(verdict)
+            raise _Damaged(" ".join(verdict.split()))
         (version,) = db.execute("PRAGMA user_version").fetchone()
         if version != _SCHEMA_VERSION:
             _lay_out(db)  # derived data: cheaper to rebuild than to migrate
