@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
+from aibrother_node.errors import DiskFull, Temporary
 from aibrother_node.store.gc import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from aibrother_node.store.collecting import Gone
     from aibrother_node.store.gc import Decision
     from aibrother_replicator.collector import Collector
     from aibrother_replicator.jobs.work import Progress
 
+_TRIES: Final = 10
+_PAUSE: Final = 1.0  # seconds until the index holds a catalog that has just come
+
 
 class GcWork:
-    """The kind of job. It has no cursor: what is run again looks at everything again, and finds less to do.
+    """The kind of job. It has no way to go on with: what is run again looks at everything again, and finds less to do.
 
     Args:
         collector: does it.
@@ -30,21 +36,34 @@ class GcWork:
 
         Args:
             request: nothing.
-            progress: of the job.
+            progress: of the job; its cursor holds what earlier runs have removed.
 
         Raises:
             Temporary: the catalog or the index isn't ready.
         """
         del request
-        before = dict(progress.cursor or {"removed": 0, "evicted": 0, "bytes": 0})
+        found = dict(progress.cursor or {"removed": 0, "evicted": 0, "bytes": 0})
+        for left in reversed(range(_TRIES)):
+            try:
+                await self._collect(progress, found)
+            except DiskFull:
+                raise
+            except Temporary:
+                if not left:
+                    raise
+                await asyncio.sleep(_PAUSE)
+                await progress.breathe()
+            else:
+                return
+
+    async def _collect(self, progress: Progress, found: dict[str, int]) -> None:
         planned = await self._collector.plan()
         await self._collector.mark(planned)
         due = planned.plan.of(Verdict.REMOVED)
-        progress.expect(objects=before["removed"] + before["evicted"] + len(due), size=before["bytes"] + _bytes(due))
-        found = before
+        progress.expect(objects=found["removed"] + found["evicted"] + len(due), size=found["bytes"] + _bytes(due))
         async with aclosing(self._collector.remove(planned)) as steps:
             async for why, gone in steps:
-                size = sum(one.size for one in gone)
+                size = _bytes(gone)
                 found["removed" if why == "unnamed" else "evicted"] += len(gone)
                 found["bytes"] += size
                 if why == "evicted":  # how many there will be isn't known before
@@ -54,15 +73,10 @@ class GcWork:
                 await progress.breathe()
         # what was named meanwhile, or pinned, stays: there is no more to do than was done
         progress.expect(objects=found["removed"] + found["evicted"], size=found["bytes"])
-        marked = planned.plan.of(Verdict.MARKED)
-        progress.result(
-            {
-                **found,
-                "marked": len(marked),
-                "short_of": max(0, planned.plan.need - _bytes(planned.plan.of(Verdict.EVICTED))),
-            }
-        )
+        evicted = _bytes(planned.plan.of(Verdict.EVICTED))
+        marked = len(planned.plan.of(Verdict.MARKED))
+        progress.result({**found, "marked": marked, "short_of": max(0, planned.plan.need - evicted)})
 
 
-def _bytes(decisions: Iterable[Decision]) -> int:
-    return sum(decision.size for decision in decisions)
+def _bytes(some: Iterable[Decision | Gone]) -> int:
+    return sum(one.size for one in some)
