@@ -76,12 +76,14 @@ def peers(node: Node) -> dict[str, Any]:
 
 
 def know_each_other(*nodes: Node) -> None:
-    """Wait until they do."""
+    """Wait until they do; a control process that is only starting can't tell yet."""
+
+    def knows(node: Node) -> bool:
+        told = node.command("peers", "--json")
+        return told.code == 0 and [one["state"] for one in told.json["peers"]] == ["alive"] * (len(nodes) - 1)
+
     for node in nodes:
-        eventually(
-            lambda node=node: [one["state"] for one in peers(node).values()] == ["alive"] * (len(nodes) - 1),  # type: ignore[misc]
-            f"all alive: {peers(node)}",
-        )
+        eventually(lambda node=node: knows(node), f"{node.folder} says that all are alive")  # type: ignore[misc]
 
 
 def scrape(node: Node) -> dict[str, float]:
