@@ -89,7 +89,7 @@ def test_kills_in_the_middle(make_node: Callable[..., Node]) -> None:
     admin.ask("POST", f"/jobs/{job}/resume")
     rng, killed = random.Random(7), 0
     try:
-        for number in range(rounds(5, 50)):
+        for number in range(rounds(4, 50)):
             if in_state(node, job, "queued", "running", "done")["state"] == "done":
                 break
             killed = number + 1
