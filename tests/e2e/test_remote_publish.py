@@ -319,7 +319,8 @@ def test_new_keys_from_afar(signer: Signer, tmp_path: Path) -> None:
     late = signer.publisher("staging")
     assert late.publish(small(tmp_path, "late"), "late@1", "--channel", "staging").code == 5
     assert signer.catalog == before
-    assert owner.publish(small(tmp_path, "new"), "new@1", "--channel", "staging").code == 0, "it has the new key now"
+    KeyRing.load(owner.keys, Disk()).move_offline(late.keys, ["staging"])
+    assert late.publish(small(tmp_path, "new"), "new@1", "--channel", "staging").code == 0, "it has the new key now"
     new_root = signer.publisher("root")("keys", "rotate", "root", "--json")
     assert new_root.code == 0, new_root
     assert new_root.json["versions"]["root"] == 2
@@ -334,7 +335,6 @@ def test_without_the_right_to_publish(signer: Signer, tmp_path: Path, scope: str
     before = signer.catalog
     refused = publisher.publish(path, f"by-{scope}@1")
     assert (refused.code, refused.out) == (5, "")
-    assert publisher("yank", "edited", "--reason", "x").code == 5 or "edited:f32@3" not in names(signer.node)
     assert signer.catalog == before
     assert not signer.upload_of(path).exists()
 
