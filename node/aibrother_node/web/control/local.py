@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 _ID: Final = re.compile(r"[0-9a-f]{1,64}", re.ASCII)
+_HASHING: Final = 2  # threads that read whole blobs; more would take turns at the disk, and leave none for other things
 _TOLD_ENTRIES: Final = 20  # of an edit, in the audit log
 _BODY_CEILING: Final = 64 << 20  # a batch of thousands of entries; only the node's own user gets here
 _Result = TypeVar("_Result")
@@ -45,6 +46,7 @@ class StoreThread:
 
     Attributes:
         changes: grows with each change, done or only tried.
+        hashing: held by whoever reads whole blobs beside this thread, of whom there are few at a time.
     """
 
     def __init__(self, open_store: Callable[[], BlobStore]) -> None:
@@ -52,6 +54,7 @@ class StoreThread:
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._store: BlobStore | None = None
         self.changes = 0
+        self.hashing = asyncio.Semaphore(_HASHING)
 
     async def start(self) -> None:
         """Open the store."""
@@ -103,7 +106,8 @@ async def take_in(thread: StoreThread, staged: Staged) -> Stored:
         raise NotFound(f"nothing complete in {staged.id}")
     store = thread.store
     try:
-        verified = await asyncio.to_thread(store.verify_staged, staged, request)
+        async with thread.hashing:
+            verified = await asyncio.to_thread(store.verify_staged, staged, request)
     except VerificationFailed as error:
         reason = str(error)
         await thread.change(lambda store: store.discard(staged, reason))

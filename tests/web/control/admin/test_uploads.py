@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput
+from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.incoming import Options, stage
 from aibrother_node.store.uploads import Uploads
@@ -269,3 +271,28 @@ async def test_rights(tmp_path: Path, who: str) -> None:
             assert status == 403
         assert list(node.layout.incoming.iterdir()) == []
         assert len([row for row in node.audit.page(limit=10) if row["status"] == 403]) == 3
+
+
+async def test_many_that_end_at_once_leave_threads_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(routes, "_PATIENCE", 0.0)
+    go_on = threading.Event()
+    verify = BlobStore.verify_staged
+
+    def slowly(*arguments: Any) -> Any:
+        assert go_on.wait(60)
+        return verify(*arguments)
+
+    monkeypatch.setattr(BlobStore, "verify_staged", slowly)
+    many = [os.urandom(100) for _ in range(40)]  # the event loop has up to 32 threads
+    async with running(tmp_path) as node:
+        try:
+            async with asyncio.timeout(30):
+                for data in many:
+                    assert (await node.put(digest_of(data), data))[0] == 202
+                assert await asyncio.to_thread(int) == 0
+        finally:
+            go_on.set()
+        async with asyncio.timeout(30):
+            for data in many:
+                while (await node.put(digest_of(data), b"", "bytes */100"))[0] != 200:
+                    await asyncio.sleep(0.01)

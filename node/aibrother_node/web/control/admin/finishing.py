@@ -102,7 +102,8 @@ class Finishing:
     async def _make(self, digest: Digest, total: int) -> Stored:
         store = self._thread.store
         if await asyncio.to_thread(store.layout.blob(digest).exists):
-            manifests = await asyncio.to_thread(self._manifests_again, store, digest)
+            async with self._thread.hashing:
+                manifests = await asyncio.to_thread(self._manifests_again, store, digest)
             return await self._thread.change(lambda store: _put_manifests(store, digest, manifests))
         upload = await asyncio.to_thread(self._uploads.open, digest, total, time.time())
         with upload:
@@ -111,7 +112,8 @@ class Finishing:
             asked = Request(digest, total, digest, pin=None, pieces=digest, lease=lease_holder(digest))
             await asyncio.to_thread(upload.checkpoint)
             try:
-                request = await asyncio.to_thread(store.verify_staged, upload.staged, asked, self._go_on)
+                async with self._thread.hashing:
+                    request = await asyncio.to_thread(store.verify_staged, upload.staged, asked, self._go_on)
             except VerificationFailed:
                 await asyncio.to_thread(self._uploads.discard, digest)
                 raise
