@@ -37,7 +37,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def test_a_checkpoint_waits_for_room(path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    gate = Gate()
+    gate, written = Gate(), asyncio.Event()
 
     async def script(run: int, progress: Progress) -> None:
         progress.expect(objects=3000)
@@ -45,6 +45,7 @@ async def test_a_checkpoint_waits_for_room(path: Path, caplog: pytest.LogCapture
             progress.failed(f"object {number}", "x" * 300)
         progress.done(objects=1000)
         await progress.checkpoint("a")
+        written.set()
         await gate.wait(progress)
         progress.done(objects=1000)
         await progress.checkpoint("b")
@@ -53,9 +54,7 @@ async def test_a_checkpoint_waits_for_room(path: Path, caplog: pytest.LogCapture
     work = Steps(script)
     async with running(path, {"steps": work, "other": work}, stall_after=1.0) as runner:
         job = await runner.submit("steps", {})
-        async with asyncio.timeout(10):
-            while (await runner.view.get(job))["objects"]["done"] < 1000:
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(written.wait(), 10)
         with full(path):
             gate.let_through()
             async with asyncio.timeout(10):
