@@ -240,6 +240,18 @@ async def test_a_file_of_another_length(tmp_path: Path, change: str) -> None:
         await it.is_sound()
 
 
+@pytest.mark.parametrize("instead", ["a link", "a folder"])
+async def test_a_file_that_cannot_be_opened(tmp_path: Path, instead: str) -> None:
+    async with world(tmp_path) as it:
+        digest = await it.add(DATA)
+        path = it.layout.blob(digest)
+        path.unlink()
+        path.symlink_to(path) if instead == "a link" else path.mkdir()
+        outcome = await it.check(digest)
+        assert (outcome.verdict, outcome.bad, it.counts.chunks) == ("damaged", 1, 1), "a job says so, and goes on"
+        assert outcome.reason.startswith("it can't be opened: ")
+
+
 async def test_a_manifest_that_decayed_is_made_from_its_blob(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         digest = await it.add(DATA)

@@ -10,6 +10,7 @@ import contextlib
 import errno
 import mmap
 import os
+import stat
 from typing import TYPE_CHECKING, Final, Self
 
 from aibrother_node.content.chunks import MAX_CHUNK
@@ -35,6 +36,7 @@ class DirectFile:
 
     Raises:
         FileNotFoundError: it isn't there.
+        OSError: it can't be opened, or is no regular file.
     """
 
     def __init__(self, path: Path, *, direct: bool = True) -> None:
@@ -48,6 +50,9 @@ class DirectFile:
             self.is_direct = False
             self._fd = os.open(path, flags)
         found = os.fstat(self._fd)
+        if not stat.S_ISREG(found.st_mode):
+            os.close(self._fd)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
         self.size, self.inode = found.st_size, found.st_ino
         self._buffer = mmap.mmap(-1, MAX_CHUNK + 2 * _ALIGN)  # anonymous memory begins at a page
 

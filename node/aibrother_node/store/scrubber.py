@@ -233,6 +233,10 @@ class Scrubber:
             known = _Known(fill.manifest, named=True, served=fill.state.served)
             missing = frozenset(fill.have.missing())
             sha = False
+        except OSError as error:  # the others are to be checked all the same
+            _LOG.error("%s can't be opened: %s", digest, error.strerror)
+            self.measures.bad(1)
+            return Outcome("damaged", 1, f"it can't be opened: {error.strerror}")
         else:
             at = await self._last(digest)
             known = await asyncio.to_thread(self._manifest, digest, None if at is None else at.manifest)
