@@ -35,7 +35,7 @@ class ScrubRequest(Input):
 
     rate: (
         Annotated[int, Field(ge=1, le=_MAX_RATE)]
-        | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}( ?(B|kB|MB|GB|KiB|MiB|GiB)/s)?$")]
+        | Annotated[str, Field(pattern=r"^[1-9][0-9]{0,8}( ?(B|kB|MB|GB|KiB|MiB|GiB)(/s)?)?$")]
         | None
     ) = Field(None, description='bytes a second, or such as "100 MB/s"; store.scrub_rate by default')
     digests: (
