@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 from pydantic import Field
@@ -27,7 +28,7 @@ _MAX_DIGESTS: Final = 500
 _MAX_RATE: Final = 10**12
 _STEP: Final = 0.5  # seconds between two looks whether to stop, while it waits
 _LOOK: Final = 2.0  # seconds between two looks at how busy the machine is
-_CHECKPOINT: Final = 10.0
+_CHECKPOINT: Final = 2.0
 
 
 class ScrubRequest(Input):
@@ -77,26 +78,35 @@ class ScrubWork:
         given = request.get("rate")
         pace = _Pace(self._rate() if given is None else rate_of(given), self._pressure, progress)
         plan = await self._scrubber.plan()
+        missing: list[Digest] = []
         if wanted is not None:
-            for digest in sorted(wanted - {one.digest for one in plan}):
-                progress.failed(str(digest), "it is not here")
+            missing = sorted(wanted - {one.digest for one in plan})
             plan = [one for one in plan if one.digest in wanted]
         if progress.only is not None:
+            missing = [digest for digest in missing if str(digest) in progress.only]
             plan = [one for one in plan if str(one.digest) in progress.only]
-        progress.expect(objects=len(plan), size=sum(one.size for one in plan))
-        after = tuple(progress.cursor["after"]) if progress.cursor else (-1, "")
-        found = dict(progress.cursor["found"]) if progress.cursor else {"bad_chunks": 0, "repaired": 0, "damaged": 0}
+        cursor = _Cursor(**progress.cursor) if progress.cursor else _Cursor()
+        left = [one for one in plan if one.order > tuple(cursor.after)]
+        # what was passed, and not what is stored by now: blobs come and go while a job is interrupted
+        progress.expect(
+            objects=cursor.objects + len(left) + (len(missing) if progress.cursor is None else 0),
+            size=cursor.size + sum(one.size for one in left),
+        )
+        if progress.cursor is None:
+            cursor.objects += len(missing)
+            for digest in missing:
+                progress.failed(str(digest), "it is not here")
+        found = cursor.found
         written = time.monotonic()
-        for one in plan:
-            if one.order <= after:
-                continue
+        for one in left:
             await progress.breathe()
             await self._check(one, pace, progress, found)
             progress.result(found)
+            cursor.passed(one)
             if time.monotonic() - written >= _CHECKPOINT or found["bad_chunks"]:
                 written = time.monotonic()
                 await self._scrubber.flush()
-                await progress.checkpoint({"after": list(one.order), "found": found})
+                await progress.checkpoint(asdict(cursor))
         await self._scrubber.flush()
         if wanted is None and progress.only is None:
             await self._scrubber.completed([one.digest for one in plan])
@@ -124,6 +134,22 @@ class ScrubWork:
             return
         found["repaired"] += outcome.verdict == "repaired"
         progress.done(objects=1)
+
+
+@dataclass
+class _Cursor:
+    """How far a job is: the last blob in the order of the plan, how many were passed and how large, what came of it."""
+
+    after: list[Any] = field(default_factory=lambda: [-1, ""])
+    objects: int = 0
+    size: int = 0
+    found: dict[str, int] = field(default_factory=lambda: {"bad_chunks": 0, "repaired": 0, "damaged": 0})
+
+    def passed(self, one: Planned) -> None:
+        """A blob was checked."""
+        self.after = list(one.order)
+        self.objects += 1
+        self.size += one.size
 
 
 class _Pace:

@@ -107,6 +107,22 @@ async def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.Monke
         assert second.expected == (blobs, size)
 
 
+async def test_what_was_passed_counts_also_where_it_has_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("aibrother_replicator.scrub_work._CHECKPOINT", 0.0)
+    async with world(tmp_path) as it:
+        for n in range(1, 5):
+            await it.add(os.urandom(1000 * n))
+        blobs, size = it.thread.store.totals()
+        first = Told(stop_after=3)
+        with pytest.raises(asyncio.CancelledError):
+            await _work(it).run(EVERYTHING, first)
+        passed = (await it.scrubber.plan())[0].digest
+        await it.thread.change(lambda store: store.withdraw(passed, "gone between two runs"))
+        second = Told(cursor=first.kept)
+        await _work(it).run(EVERYTHING, second)
+        assert (first.objects + second.objects, first.size + second.size) == (blobs, size) == second.expected
+
+
 async def test_some_of_it(tmp_path: Path) -> None:
     async with world(tmp_path) as it:
         digest = await it.add(b"content")
@@ -114,6 +130,7 @@ async def test_some_of_it(tmp_path: Path) -> None:
         unknown = str(digest_of(b"unknown"))
         await _work(it).run({"digests": [str(digest), unknown], "rate": "1 GB/s"}, told)
         assert (told.objects, told.size, told.failures) == (1, 7, {unknown: "it is not here"})
+        assert told.expected == (2, 7)
         assert it.counts.ended is None
 
 
