@@ -400,12 +400,12 @@ class TestSizes:
         version = 2 if role == "root" else 3
         name = "timestamp.json" if role == "timestamp" else f"{version}.{role}.json"
         simulator.files[f"metadata/{name}"] = start * (10_000_000 // len(start))
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(TrustError) as caught:
             victim.refresh(simulator)
         assert caught.value.role == role
         assert caught.value.rule is Rule.TOO_LARGE
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
         victim.still_has_the_good_one()
 
     @pytest.mark.parametrize("data", [b"[", b'{"a":', b'"', b'"\\', b'\\"', b'["]', b"]", b'"["', b"\x00"])
@@ -414,11 +414,11 @@ class TestSizes:
         limits = TrustLimits(timestamp_bytes=10_000_000)
         catalog = TrustedCatalog.open(tmp_path, simulator.first_root, limits=limits)
         simulator.files["metadata/timestamp.json"] = data * (10_000_000 // len(data))
-        began = time.monotonic()
+        began = time.process_time()
         with pytest.raises(TrustError) as caught:
             catalog.refresh(simulator.fetch, NOW)
         assert (caught.value.role, caught.value.rule) == ("timestamp", Rule.MALFORMED)
-        assert time.monotonic() - began < 2
+        assert time.process_time() - began < 2
 
     def test_more_roles_than_anybody_needs(self, victim: Victim) -> None:
         simulator = victim.simulator

@@ -109,6 +109,8 @@ async def turn(copies: PeerInventories, owner: Owner, now: float, told: bytes) -
     """Look once, and wait for what that begins."""
     await copies.look([owner.state(told)], now)
     await until(lambda: not any(task.get_name().startswith("inventory of") for task in asyncio.all_tasks()), "its end")
+    for _ in range(3):  # who waits for its end is told in the next turn of the loop
+        await asyncio.sleep(0)
 
 
 async def turns_begun(copies: PeerInventories, owner: Owner, seconds: int, told: bytes) -> int:
