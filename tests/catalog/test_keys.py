@@ -162,6 +162,24 @@ def test_files_that_are_no_keys_are_named(tmp_path: Path) -> None:
     assert KeyRing.load(tmp_path / "keys", Disk()).listed("root")[0].missing == "is not on this machine"
 
 
+def test_key_files_alone_say_by_their_names_whose_they_are(tmp_path: Path) -> None:
+    made = KeyRing.generate(tmp_path / "keys", Disk(), counts={"models": 2}, passphrase="open")
+    alone = tmp_path / "alone"
+    alone.mkdir()
+    (alone / "server.pem").write_text("somebody else's")
+    with pytest.raises(NotFound, match="no catalog keys"):
+        KeyRing.load(alone, Disk())
+    for path in (tmp_path / "keys").glob("models-*.pem"):
+        (alone / path.name).write_bytes(path.read_bytes())
+    with pytest.raises(NotFound, match="no catalog keys"):
+        KeyRing.load(alone, Disk())  # encrypted: who knows what they are?
+    ring = KeyRing.load(alone, Disk(), passphrase="open")
+    wanted = {key.keyid for key in made.listed("models")}
+    assert {key.keyid for key in ring.listed()} == {key.keyid for key in ring.listed("models")} == wanted
+    assert {signer.public_key.keyid for signer in ring.signers(wanted)} == wanted
+    assert not (alone / "keys.json").exists(), "looking changes nothing"
+
+
 @pytest.mark.parametrize("uri", ["file:../../node.key", "file:/etc/passwd", "file:", "offline:a/b.pem", "file:x.pem\0"])
 def test_no_path_leads_out_of_the_folder(tmp_path: Path, uri: str) -> None:
     KeyRing.generate(tmp_path / "keys", Disk())

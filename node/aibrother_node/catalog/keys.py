@@ -3,6 +3,8 @@
 A folder holds `keys.json`, which names every key of every role with its public half, and one PKCS #8 PEM file for each
 private key that is here. A key that isn't (it lies on another medium, or in somebody else's hands) is named all the
 same: its role just can't be signed here. Keys in an HSM or a KMS are named by securesystemslib's signer URIs.
+
+Where only PEM files were taken to a machine, without the list, their names say whose keys they are: `<role>-….pem`.
 """
 
 from __future__ import annotations
@@ -121,18 +123,19 @@ class KeyRing:
         """Read a folder's keys.
 
         Args:
-            folder: holds keys.json.
+            folder: holds keys.json, or PEM files whose names begin with their role's.
             disk: how changes are written.
             passphrase: of the keys that are encrypted; without it they are missing, not an error.
             beside: folders of other media, as `move_offline` made them, to look in for private keys that aren't here.
 
         Raises:
-            NotFound: there is no keys.json.
+            NotFound: there are no keys.
             InvalidInput: it, or a key's file, can't be read.
             Refused: the passphrase is wrong.
         """
         ring = cls(folder, disk, passphrase, beside)
-        ring._keys = [ring._look_up(key) for key in _read_list(folder / _LIST)]
+        listed = _read_list(folder / _LIST) if (folder / _LIST).exists() else _listed_by_name(folder, passphrase)
+        ring._keys = [ring._look_up(key) for key in listed]
         return ring
 
     def listed(self, role: str | None = None) -> list[RingKey]:
@@ -339,6 +342,24 @@ def _read_list(path: Path) -> list[RingKey]:
         ]
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError, InvalidInput) as error:
         raise InvalidInput(f"{path} is no list of keys: {error}") from None
+
+
+def _listed_by_name(folder: Path, passphrase: str | None) -> list[RingKey]:
+    """The keys whose files lie in a folder without a list; encrypted ones where there is a passphrase."""
+    found = []
+    for path in sorted(folder.glob("*.pem")):
+        role = re.split(r"[-.]", path.name, maxsplit=1)[0]
+        if role not in KEYED_ROLES or not _FILE_NAME.fullmatch(path.name):
+            continue
+        private = _read_private(path, passphrase)
+        if private is None:
+            continue
+        if not isinstance(private, Ed25519PrivateKey):
+            raise InvalidInput(f"{path} is no Ed25519 key")
+        found.append(RingKey(role, SSlibKey.from_crypto(private.public_key()), _HERE + path.name))
+    if not found:
+        raise NotFound(f"no catalog keys at {folder}")
+    return found
 
 
 def _read_private(path: Path, passphrase: str | None) -> PrivateKeyTypes | None:
