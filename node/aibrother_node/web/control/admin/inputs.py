@@ -158,9 +158,7 @@ async def body_value(operation: Operation, request: web.Request) -> BaseModel | 
         Problem: 400, 408, 413 or 415.
     """
     if operation.raw_body is not None:
-        if request.body_exists and request.content_type != operation.raw_body:
-            raise _unsupported(operation.raw_body)
-        return None
+        return None  # of whatever type: curl -T says none, urllib a wrong one, and the digest says what the bytes are
     data = await _read(request, operation.max_body)
     model = operation.body
     if model is None:

@@ -90,7 +90,8 @@ class Operation:
         answers: by status; 400, 401, 403, 404, 429 and 500 as problem documents go without saying.
         parameters: of the path: name → JSON Schema.
         query, body: pydantic models of the query's parameters and of the JSON body.
-        raw_body: the media type of a body that the handler itself reads from the request; excludes `body`.
+        raw_body: the media type of a body that the handler itself reads from the request, as it is documented: it comes
+            under any other as well; excludes `body`.
         audited: write an entry for every call, whoever makes it; by default for whatever isn't GET or HEAD.
         max_body: bytes of a JSON body.
     """
