@@ -142,6 +142,18 @@ def test_what_is_no_metadata_is_refused(separated: Separated) -> None:
         separated.refuses(Draft({role: b""}, {role: 1}), InvalidInput, "no role that is signed elsewhere")
 
 
+@pytest.mark.parametrize(
+    ("was", "is_now"), [(b'"signed": {', b'"signed": {"version": 99, '), (b'"signed": {', b'"signed": {"x": NaN, ')]
+)
+def test_what_other_parsers_read_in_another_way_is_refused(separated: Separated, was: bytes, is_now: bytes) -> None:
+    draft = _fleet(separated)
+    data = draft.roles["fleet"]
+    was, is_now = (one if was in data else one.replace(b": {", b":{") for one in (was, is_now))
+    assert was in data
+    changed = Draft({"fleet": data.replace(was, is_now, 1)}, draft.base, draft.documents)
+    separated.refuses(changed, VerificationFailed, "fleet is malformed: fleet is no JSON")
+
+
 def test_expired_roles_are_refused(separated: Separated) -> None:
     separated.refuses(_fleet(separated), VerificationFailed, "fleet expired", now=NOW + 181 * DAY)
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from tuf.api.metadata import Root, Targets
 
+from aibrother_node.catalog import bounded_json
 from aibrother_node.catalog.commit import Change, RoleFile, Signing, sign_role, sign_root
 from aibrother_node.catalog.names import is_fixed
 from aibrother_node.catalog.roles import ceiling, check_target_path, delegator_of
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from tuf.api.metadata import Delegations, Role, TargetFile
 
     from aibrother_node.catalog.files import CatalogFiles
+
+_DEPTH: Final = 32  # metadata has 7 levels, and what a target's `custom` holds
 
 
 class Moved(Conflict):
@@ -163,6 +166,7 @@ def _check_versions(state: State, draft: Draft) -> None:
         if role in {"snapshot", "timestamp"} or role not in current:
             raise InvalidInput(f"{role!r} is no role that is signed elsewhere")
         _check_size(role, data)
+        _check_json(role, data)
         if draft.base.get(role) != current[role]:
             built = draft.base.get(role)
             raise _conflict(state, draft, f"{role} is at version {current[role]} now, and this was built on {built}")
@@ -171,6 +175,14 @@ def _check_versions(state: State, draft: Draft) -> None:
 def _check_size(role: str, data: bytes) -> None:
     if len(data) > ceiling(role):
         raise InvalidInput(f"{role} has {len(data)} bytes, clients take at most {ceiling(role)}")
+
+
+def _check_json(role: str, data: bytes) -> None:
+    """Make sure that all parsers read the same: what is signed is what ours reads, whatever others do."""
+    try:
+        bounded_json.loads(data, role, len(data), _DEPTH)
+    except InvalidInput as error:
+        raise VerificationFailed(f"{role} is malformed: {error}") from None
 
 
 def _check_number(state: State, draft: Draft, role: str, version: int, path: Path) -> None:
