@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import random
 import shutil
 import threading
 import time
+from http.client import HTTPMessage
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -231,6 +233,34 @@ class LossyNode(AdminNode):
                 super().exchange(method, *arguments, **how)
             raise Temporary("the line broke")
         return super().exchange(method, *arguments, **how)
+
+
+class GreedyNode(AdminNode):
+    """Says at first that nearly all numbers are used up; `signed` are those that it is sent."""
+
+    def __init__(self, node: Publishing) -> None:
+        super().__init__(place(node))
+        self.signed: list[int] = []
+
+    def exchange(self, method: str, *arguments: Any, **how: Any) -> Answered:
+        if method != "POST":
+            return super().exchange(method, *arguments, **how)
+        roles = json.loads(arguments[1])["roles"]
+        self.signed += [json.loads(text)["signed"]["version"] for text in roles.values()]
+        if len(self.signed) > len(roles):
+            return super().exchange(method, *arguments, **how)
+        body = json.dumps({"status": 409, "free": dict.fromkeys(roles, 10**14)}).encode()
+        return Answered(409, HTTPMessage(), body)
+
+
+@pytest.mark.usefixtures("today")
+async def test_no_number_is_signed_after_which_there_are_none(tmp_path: Path, keys: Path) -> None:
+    async with running(tmp_path) as node:
+        move_keys(node, keys)
+        admin = GreedyNode(node)
+        machine = Machine(node, tmp_path / "home", admin)
+        await asyncio.to_thread(machine.run, publishing(await stored(node, tmp_path, "phi")), keys)
+        assert set(admin.signed) == {2}
 
 
 @pytest.mark.usefixtures("today")

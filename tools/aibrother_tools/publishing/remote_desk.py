@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 TRIES: Final = 16
 """How often it is tried: each time another publisher came first, or an answer was lost."""
+_MOST_AHEAD: Final = 1000  # a role's numbers that interruptions have used up; a node that says more would use up all
 _SLOWEST: Final = 4.0  # seconds between two tries, at most
 _TIMEOUT: Final = 120.0  # seconds for the answer to what is sent in: the files that are named are looked at
 
@@ -208,7 +209,9 @@ class RemoteDesk:
             document = answered.document
             free = document.get("free") if isinstance(document, dict) else None
             return answered.error("POST /catalog"), {
-                role: number for role, number in (free or {}).items() if type(number) is int
+                role: number
+                for role, number in (free if isinstance(free, dict) else {}).items()
+                if type(number) is int and number <= draft.base.get(role, 0) + _MOST_AHEAD
             }
         if answered.status >= 300:
             refusal = answered.error("POST /catalog")
