@@ -134,11 +134,12 @@ class CollectionService:
 
     def _open(self, store: BlobStore) -> Collecting:
         layout = self._layout
-        return Collecting(store, Marks.open(layout.index), lambda: state_name(layout), self._is_to_have_a_catalog)
-
-    def _is_to_have_a_catalog(self) -> bool:
-        config = self._config().catalog
-        return config.signer or config.root is not None or (self._layout.trust / "root.json").exists()
+        return Collecting(
+            store,
+            Marks.open(layout.index),
+            lambda: state_name(layout),
+            lambda: is_to_have_a_catalog(self._config(), layout),
+        )
 
     def _room(self) -> tuple[int, int]:
         return Disk().free_bytes(self._layout.root), self._config().store.reserve_on(total_bytes(self._layout))
@@ -210,6 +211,16 @@ class CollectionService:
                 planned.plan.need,
                 planned.plan.why_short,
             )
+
+
+def is_to_have_a_catalog(config: NodeConfig, layout: Layout) -> bool:
+    """Whether a node without a catalog is to have one: also one that has lost all but its configuration."""
+    return (
+        config.catalog.signer
+        or config.catalog.root is not None
+        or bool(config.fleet.seeds)
+        or (layout.trust / "root.json").exists()
+    )
 
 
 def catalog_tags(layout: Layout) -> dict[tuple[str, str], set[str]]:
