@@ -7,6 +7,7 @@ is the order in which they are called. The store's thread is held for short piec
 from __future__ import annotations
 
 import asyncio
+import math
 import secrets
 import time
 from collections import deque
@@ -173,8 +174,9 @@ class Collector:
             found,
             rules,
             {digest: blob.size for digest, blob in seen.blobs.items()},
-            [(digest, since) for digest, since in unnamed.items() if digest not in seen.marks],
-            [digest for digest in seen.marks if digest not in unnamed],
+            [(digest, since) for digest, since in unnamed.items() if not seen.marks.get(digest, math.inf) <= now],
+            # one that was set by a clock that was ahead is set again
+            [digest for digest, since in seen.marks.items() if digest not in unnamed or since > now],
             found.short,
         )
 

@@ -62,6 +62,12 @@ def test_reloads(make_node: Callable[..., Node], model: Content) -> None:
     assert refused() == {416}, "nothing of it is used"
     toml.write_text(whole)
 
+    toml.rename(toml.with_name("away"))
+    status, problem = reload(node, token)
+    assert (status, len(problem["faults"])) == (400, 1)
+    assert problem["faults"][0].startswith(f"{toml}: no configuration is there any more")
+    toml.with_name("away").rename(toml)
+
     # a process that hangs keeps it waiting; its successor begins with the new configuration
     node.configure(limits__max_ranges=5)
     worker = node.child("worker-1")
@@ -77,7 +83,7 @@ def test_reloads(make_node: Callable[..., Node], model: Content) -> None:
     node.successor("worker-1", worker)
     assert refused() == {206}
     told = [one for one in done_audit(node, token) if one["action"] == "reload"]
-    assert len(told) == 5, "each is audited, also those that were refused"
+    assert len(told) == 6, "each is audited, also those that were refused"
 
 
 def done_audit(node: Node, token: str) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack, closing
 from typing import TYPE_CHECKING, Any
 
@@ -171,6 +172,16 @@ async def test_a_mirror_that_is_away_is_asked_a_few_times_and_nothing_goes(world
     assert (told.came["evicted"], len(world.asked)) == (0, 16), "those that were asked about at once"
     assert told.came["short_of"] > 0
     assert all(world.store.layout.blob(one.digest).exists() for one in stored)
+
+
+async def test_a_mark_of_a_clock_that_was_ahead_is_set_again(world: World) -> None:
+    stored = world.stored("early")
+    world.collecting.marks.change([(stored.digest, time.time() + 1e6)], [])
+    planned = await world.collector.plan()
+    await world.collector.mark(planned)
+    since = world.collecting.marks.since(stored.digest)
+    assert since is not None
+    assert since <= time.time()
 
 
 async def test_a_dry_run_asks_and_marks_nothing(world: World) -> None:

@@ -14,7 +14,7 @@ from aibrother_node.store.blobs import BlobStore, Stored
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.incoming import Request, announce
 from aibrother_node.store.layout import Layout
-from aibrother_node.store.uploads import IDLE, MOST, OtherTotal, Position, Upload, Uploads, boot_id
+from aibrother_node.store.uploads import IDLE, MAKES_WAY, MOST, OtherTotal, Position, Upload, Uploads, boot_id
 from store.helpers import assert_visible_is_right, digest_of, new_layout, open_store
 from store.power_loss import RecordingDisk, lay_out, snapshot, states
 
@@ -142,6 +142,16 @@ def test_their_number_is_bounded(layout: Layout) -> None:
     os.utime(first, (NOW - 2 * IDLE, NOW - 2 * IDLE))
     all_of.open(digests[3], 10, NOW).close()
     assert all_of.position(digests[0]) is None
+
+
+def test_who_was_silent_for_the_longest_makes_way(layout: Layout) -> None:
+    all_of = uploads(layout, most=3)
+    digests = [digest_of(bytes([n])) for n in range(4)]
+    for digest, ago in zip(digests, (100, 2 * MAKES_WAY, 3 * MAKES_WAY), strict=False):
+        with all_of.open(digest, 10, NOW) as upload:
+            os.utime(upload.staged.data, (NOW - ago, NOW - ago))
+    all_of.open(digests[3], 10, NOW).close()
+    assert [all_of.position(digest) is None for digest in digests] == [False, False, True, False]
 
 
 def test_room_is_taken_at_the_beginning(layout: Layout) -> None:

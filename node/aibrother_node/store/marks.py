@@ -44,7 +44,7 @@ class Marks:
         self._db.close()
 
     def change(self, add: Iterable[tuple[Digest, float]], remove: Iterable[Digest]) -> None:
-        """Mark blobs, each since when, and take marks away, in one transaction; a mark that is there already stays.
+        """Take marks away, and mark blobs, each since when, in one transaction; a mark that is there then stays.
 
         Raises:
             DiskFull: there is no room.
@@ -52,10 +52,10 @@ class Marks:
         try:
             with self._db:
                 self._db.execute("BEGIN IMMEDIATE")
+                self._db.executemany("DELETE FROM marks WHERE digest = ?", ((digest.raw,) for digest in remove))
                 self._db.executemany(
                     "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO NOTHING", ((d.raw, since) for d, since in add)
                 )
-                self._db.executemany("DELETE FROM marks WHERE digest = ?", ((digest.raw,) for digest in remove))
         except sqlite3.Error as error:
             raise named(error) from error
 

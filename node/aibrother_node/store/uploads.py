@@ -35,6 +35,8 @@ IDLE: Final = 86_400.0
 """Seconds after which an upload is given up to which nothing was added."""
 MOST: Final = 64
 """Uploads at a time."""
+MAKES_WAY: Final = 3600.0
+"""Seconds after which one makes way for another where there are too many."""
 _BUSY_RETRY: Final = 60.0
 _CHECKPOINT: Final = 256 << 20  # bytes after which what has come is made durable
 _WRITEBACK: Final = 32 << 20
@@ -225,17 +227,21 @@ class Uploads:
         """Drop an upload, if there is one; whoever calls holds it, or knows that nobody does."""
         self._disk.remove_tree(self._folder(digest))
 
-    def sweep(self, now: float) -> list[str]:
+    def sweep(self, now: float, idle: float | None = None, most: int | None = None) -> list[str]:
         """Drop uploads to which nothing was added for too long, or whose blob is here by now.
 
         Args:
             now: seconds since 1970.
+            idle: seconds that are too long.
+            most: how many, those first to which nothing was added for the longest time; all by default.
 
         Returns:
             The digests' hex digits.
         """
-        gone = []
-        for folder in list(self._folders()):
+        gone: list[str] = []
+        for folder in sorted(self._folders(), key=_last_change):
+            if len(gone) == most:
+                break
             held = Staged.try_hold(folder)
             if held is None:
                 continue
@@ -243,15 +249,20 @@ class Uploads:
                 name = folder.name.removeprefix(UPLOAD_PREFIX)
                 if held.request_path.exists() and held.data.exists():
                     continue  # complete: `take_in_all` sees to it
-                if not held.data.exists() or now - held.data.stat().st_mtime > self._idle or self._is_stored(name):
+                if not held.data.exists() or self._is_idle(held.data, now, idle) or self._is_stored(name):
                     self._disk.remove_tree(folder)
                     gone.append(name)
         return gone
+
+    def _is_idle(self, data: Path, now: float, idle: float | None) -> bool:
+        return now - data.stat().st_mtime > (self._idle if idle is None else idle)
 
     def _begin(self, folder: Path, total: int, now: float) -> Upload:
         if len(list(self._folders())) >= self._most:
             self.sweep(now)
         folders = list(self._folders())
+        if len(folders) >= self._most and self.sweep(now, min(MAKES_WAY, self._idle), len(folders) - self._most + 1):
+            folders = list(self._folders())
         if len(folders) >= self._most:
             raise Temporary(f"{len(folders)} uploads are in progress, and more are not taken", retry_after=_BUSY_RETRY)
         self._check_room(folders, total)
@@ -343,3 +354,10 @@ def boot_id() -> str:
 
 def _write_state(disk: Disk, staged: Staged, state: _State) -> None:
     disk.write_file(staged.folder / _STATE, state.encode(), aside=staged.folder / "state.new", mode=0o600)
+
+
+def _last_change(folder: Path) -> float:
+    try:
+        return (folder / "data").stat().st_mtime
+    except FileNotFoundError:
+        return 0.0

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 _LOG: Final = logging.getLogger(__name__)
 MAX_OPEN: Final = 100
-"""Jobs that haven't ended; more are not taken."""
+"""Jobs of a kind that haven't ended; more are not taken."""
 GRACE: Final = 5.0
 """Seconds that work has to stop by itself, between two of its steps, before it is broken off where it is."""
 _TICK: Final = 0.5  # seconds between looks at what moves
@@ -139,8 +139,7 @@ class JobRunner:
                 job = slot.live.job
                 if job.kind == kind and not job.cancelling and dump(job.request) == wanted:
                     return job.id
-            if len(self._slots) >= MAX_OPEN:
-                raise Temporary(f"{MAX_OPEN} jobs wait already", retry_after=60)
+            self._check_number(kind)
             self._last_id = max(self._last_id + 1, int(self._clock() * 1000))
             job = Job(model.id_of(self._last_id, secrets.randbits(20)), kind, dict(request), self._clock())
             await self._book.run(lambda book: book.insert(job))
@@ -207,8 +206,7 @@ class JobRunner:
                 raise NotFound(f"there is no job {job}")
             named = await self._book.run(lambda book: len(book.named(found)))
             again = model.retry(found, named=named)
-            if len(self._slots) >= MAX_OPEN:
-                raise Temporary(f"{MAX_OPEN} jobs wait already", retry_after=60)
+            self._check_number(again.kind)
             await self._book.run(lambda book: book.retry(again))
             slot = await self._take_up_again(again)
         self._turn(again.kind)
@@ -393,6 +391,11 @@ class JobRunner:
             raise Temporary("the node ends")
         if not self._opened.is_set():
             raise Temporary("jobs can't be written down yet", retry_after=5)
+
+    def _check_number(self, kind: str) -> None:
+        """One kind of which many wait keeps no other from beginning."""
+        if sum(slot.live.job.kind == kind for slot in self._slots.values()) >= MAX_OPEN:
+            raise Temporary(f"{MAX_OPEN} jobs wait already", retry_after=60)
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         task = asyncio.create_task(work, name=name)

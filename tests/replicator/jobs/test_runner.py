@@ -375,8 +375,12 @@ async def test_watchers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 async def test_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "MAX_OPEN", 2)
-    async with running(path, {"steps": Steps(_wait), "fail": Steps(_fail)}) as runner:
-        failed = await runner.submit("fail", {})
+
+    async def script(run: int, progress: Progress) -> None:
+        await (_fail if run == 1 else _wait)(run, progress)
+
+    async with running(path, {"steps": Steps(script), "other": Steps(_fail)}) as runner:
+        failed = await runner.submit("steps", {})
         await state_of(runner, failed, "failed")
         jobs = [await runner.submit("steps", {"n": n}) for n in range(2)]
         with pytest.raises(Temporary, match="2 jobs wait"):
@@ -384,6 +388,7 @@ async def test_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         with pytest.raises(Temporary, match="2 jobs wait"):
             await runner.retry(failed)
         assert await runner.submit("steps", {"n": 1}) == jobs[1]
+        await state_of(runner, await runner.submit("other", {}), "failed")
 
 
 async def test_a_page(path: Path) -> None:

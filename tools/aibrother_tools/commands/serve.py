@@ -24,6 +24,7 @@ def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None
 
     Prints one line when it is ready, with its URLs.
     """
+    from aibrother_node.errors import ConfigurationError
     from aibrother_tools.catalog_client import keys_to_take_offline
     from aibrother_tools.serve.run import serve as run
 
@@ -46,6 +47,9 @@ def serve(app: App, host: tuple[str, ...], port: int | None, workers: int | None
 
     def reload() -> NodeConfig:
         again = app.load(overrides)
+        if again.path != loaded.path:  # its file is gone, and another one or none at all is not what was meant
+            reason = f"no configuration is there any more; what would be used is {again.source}"
+            raise ConfigurationError([f"{loaded.source}: {reason}, and a restart is what changes that"])
         origins.clear()
         origins.update(again.origins)
         return again.config
