@@ -370,6 +370,29 @@ def test_a_broken_catalog_folder_is_mended(signer: Signer, layout: Layout) -> No
     assert says(layout, OLD)
 
 
+@pytest.mark.parametrize("damage", ["empty", "flipped", "forged", "larger", "around"])
+def test_a_damaged_first_root_is_no_other_catalog(signer: Signer, layout: Layout, tmp_path: Path, damage: str) -> None:
+    """Nor a way back, though the trust folder is lost at the same time."""
+    old = signer.frozen(tmp_path / "old")
+    signer.commit(NEW)
+    follower(layout, signer).refresh([("good", signer.source)], NOW)
+    shutil.rmtree(trust_state(layout))
+    whole = signer.first_root
+    damaged = {
+        "empty": b"",
+        "flipped": whole.replace(b'"', b"\x02", 1),
+        "forged": whole.replace(b'"expires":"2', b'"expires":"3'),
+        "larger": whole + b" " * (1 << 20),
+        "around": whole + b"\n",
+    }[damage]
+    assert damaged != whole
+    (layout.catalog / "metadata/1.root.json").write_bytes(damaged)
+    followed = follower(layout, signer).refresh([("old", old)], NOW)
+    assert rule_of(followed.refused["old"]) is Rule.ROLLBACK
+    assert is_copy(layout, signer)
+    assert says(layout, NEW)
+
+
 def test_another_catalog_in_the_folder_is_left_alone(signer: Signer, layout: Layout, tmp_path: Path) -> None:
     other = Signer(tmp_path / "other")
     follower(layout, other).refresh([("other", other.source)], NOW)

@@ -28,7 +28,7 @@ from aibrother_node.catalog.files import CatalogFiles
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.catalog.state import check_signed, parse
 from aibrother_node.catalog.trust import Rule, TrustedCatalog, TrustError, TrustLimits
-from aibrother_node.errors import DiskFull, NodeError, NotFound, Refused, Temporary, VerificationFailed
+from aibrother_node.errors import DiskFull, InvalidInput, NodeError, NotFound, Refused, Temporary, VerificationFailed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -108,7 +108,7 @@ class Follower:
         self._known: _Known | None = None
         trusted = self._open()
         self._first = parse(first_root, Root, "the first root").signed.version
-        self._refuse_another_catalog()
+        self._damaged = self._first_is_damaged()
         self._remember(trusted)
 
     def refresh(self, sources: Sequence[Source], now: datetime) -> Followed:
@@ -122,6 +122,9 @@ class Follower:
             DiskFull: there is no room; the old catalog is still served.
             OSError: the disk fails.
         """
+        if self._damaged:
+            self._files.write([(self._files.role("root", self._first), self._first_root)], replace=True)
+            self._damaged = False
         served = self._served()
         before = served[0] if served else NOTHING
         trusted: TrustedCatalog | None = None
@@ -216,16 +219,28 @@ class Follower:
         self._remember(trusted)
         return trusted
 
-    def _refuse_another_catalog(self) -> None:
+    def _first_is_damaged(self) -> bool:
+        """Whether the file of the first root is there, and is no root at all.
+
+        Raises:
+            Refused: it is the root of another catalog.
+        """
         try:
             found = self._files.read_role(self._files.role("root", self._first), "root")
+            root = parse(found, Root, "the root that is served")
+            check_signed("root", root, [root.signed])
         except NotFound:
-            return
-        if found != self._first_root:
-            raise Refused(
-                f"{self._layout.catalog} holds another catalog than the one that begins with the root given:"
-                " move it away to follow that one"
-            )
+            return False
+        except (InvalidInput, VerificationFailed):
+            return True
+        if found == self._first_root:
+            return False
+        if root.signed_bytes == parse(self._first_root, Root, "the first root").signed_bytes:
+            return True  # what broke is around what was signed
+        raise Refused(
+            f"{self._layout.catalog} holds another catalog than the one that begins with the root given:"
+            " move it away to follow that one"
+        )
 
     def _write(self, trusted: TrustedCatalog, documents: _Documents, before: Order) -> tuple[str, ...]:
         """Make the last good catalog the served one.
