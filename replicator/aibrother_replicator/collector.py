@@ -1,7 +1,7 @@
 """The collector: plans what goes, asks others for what is evicted, and has it removed step by step.
 
-What is decided is decided in store/gc.py and fleet/evicting.py, what is removed is removed in store/collecting.py; here
-is the order in which they are called. The store's thread is held for short pieces only.
+What is decided is decided in store/collection/gc.py and fleet/evicting.py, what is removed is removed in
+store/collection/collecting.py; here is the order in which they are called. The store's thread is held for short pieces.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from aibrother_node.errors import NodeError, Refused, Temporary
 from aibrother_node.fleet.vouching import NONCE_BYTES
-from aibrother_node.store import gc
-from aibrother_node.store.gc import Plan, Rules, Verdict
-from aibrother_node.store.survey import survey
+from aibrother_node.store.collection import gc
+from aibrother_node.store.collection.gc import Plan, Rules, Verdict
+from aibrother_node.store.collection.survey import survey
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from aibrother_node.fleet.vouching import Vouch
     from aibrother_node.metrics import CollectionMetrics
     from aibrother_node.store.blobs import BlobStore
-    from aibrother_node.store.collecting import Collecting, Gone
+    from aibrother_node.store.collection.collecting import Collecting, Gone
+    from aibrother_node.store.collection.survey import Policy
     from aibrother_node.store.last_access import LastAccess
     from aibrother_node.store.layout import Layout
-    from aibrother_node.store.survey import Policy
 
 _PIECE: Final = 64  # blobs that are removed in one piece
 _MARKS: Final = 5000  # marks that are written in one piece

@@ -7,13 +7,13 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.errors import DiskFull, Temporary
-from aibrother_node.store.gc import Verdict
+from aibrother_node.store.collection.gc import Verdict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from aibrother_node.store.collecting import Gone
-    from aibrother_node.store.gc import Decision
+    from aibrother_node.store.collection.collecting import Gone
+    from aibrother_node.store.collection.gc import Decision
     from aibrother_replicator.collector import Collector
     from aibrother_replicator.jobs.work import Progress
 

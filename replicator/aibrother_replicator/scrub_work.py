@@ -11,15 +11,15 @@ from pydantic import Field
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput
-from aibrother_node.store.pace import Bucket, pressure_now, share
+from aibrother_node.store.scrubbing.pace import Bucket, pressure_now, share
 from aibrother_node.units import parse_rate
 from aibrother_node.web.control.admin.inputs import Input
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aibrother_node.store.pace import Pressure
-    from aibrother_node.store.scrubber import Planned, Scrubber
+    from aibrother_node.store.scrubbing.pace import Pressure
+    from aibrother_node.store.scrubbing.scrubber import Planned, Scrubber
     from aibrother_replicator.jobs.work import Progress
 
 EVERYTHING: Final[Mapping[str, Any]] = {"rate": None, "digests": None}

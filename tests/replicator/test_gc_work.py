@@ -14,11 +14,11 @@ from aibrother_node.fleet.evicting import Evictions
 from aibrother_node.fleet.keepers import Mirrors
 from aibrother_node.fleet.vouching import Vouch
 from aibrother_node.metrics import CollectionMetrics
-from aibrother_node.store.collecting import Collecting
-from aibrother_node.store.gc import Verdict
+from aibrother_node.store.collection.collecting import Collecting
+from aibrother_node.store.collection.gc import Verdict
+from aibrother_node.store.collection.marks import Marks
+from aibrother_node.store.collection.survey import Policy
 from aibrother_node.store.index import TargetRow
-from aibrother_node.store.marks import Marks
-from aibrother_node.store.survey import Policy
 from aibrother_replicator.collector import Collector, Wishes
 from aibrother_replicator.gc_work import GcWork
 from fleet.parts import id_of, real_key

@@ -10,10 +10,10 @@ import pytest
 from pydantic import ValidationError
 
 from aibrother_node.errors import InvalidInput
-from aibrother_node.store.pace import Pressure
+from aibrother_node.store.scrubbing.pace import Pressure
 from aibrother_replicator.scrub_work import EVERYTHING, ScrubRequest, ScrubWork, rate_of
 from store.helpers import digest_of
-from store.test_scrubber import World, world
+from store.scrubbing.test_scrubber import World, world
 
 
 @dataclass

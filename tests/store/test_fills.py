@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from aibrother_node.content.chunks import FIXED_1, ChunkManifest, chunk_hashes
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound, VerificationFailed
-from aibrother_node.store import damage
 from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk
 from aibrother_node.store.fills import FillState, Have, describe_fills, open_fill
 from aibrother_node.store.layout import Layout
+from aibrother_node.store.scrubbing import damage
 from aibrother_node.store.verify import verify_store
 from store.helpers import add, digest_of, new_layout, open_store
 from store.power_loss import RecordingDisk, lay_out, snapshot, states

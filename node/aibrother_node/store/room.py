@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from aibrother_node.errors import DiskFull
+from aibrother_node.store.collection.survey import fill_bytes
 from aibrother_node.store.index import IndexReader
-from aibrother_node.store.survey import fill_bytes
 
 if TYPE_CHECKING:
     from aibrother_node.store.layout import Layout

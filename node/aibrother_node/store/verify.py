@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Final
 from aibrother_node.content import chunks
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, NotFound
-from aibrother_node.store import damage
-from aibrother_node.store.direct import DirectFile
 from aibrother_node.store.fills import open_fill
 from aibrother_node.store.hashing import hash_file
-from aibrother_node.store.scrub import bad_chunks, drain, whole_digest
+from aibrother_node.store.scrubbing import damage
+from aibrother_node.store.scrubbing.check import bad_chunks, drain, whole_digest
+from aibrother_node.store.scrubbing.direct import DirectFile
 
 if TYPE_CHECKING:
     from collections.abc import Callable

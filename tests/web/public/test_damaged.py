@@ -5,9 +5,9 @@ import os
 import random
 from pathlib import Path
 
-from aibrother_node.store import damage
 from aibrother_node.store.fills import FillState
 from aibrother_node.store.layout import Layout
+from aibrother_node.store.scrubbing import damage
 from aibrother_node.store.withheld import WithheldWriter
 from store.helpers import add, open_store
 from store.test_fills import small_manifest

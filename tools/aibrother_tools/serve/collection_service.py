@@ -13,13 +13,13 @@ from aibrother_node.catalog.reading import STABLE, STAGING, catalog
 from aibrother_node.catalog.repository import Repository
 from aibrother_node.errors import DiskFull, NodeError, NotFound
 from aibrother_node.metrics import CollectionMetrics
-from aibrother_node.store.collecting import Collecting
+from aibrother_node.store.collection.collecting import Collecting
+from aibrother_node.store.collection.gc import Verdict
+from aibrother_node.store.collection.marks import Marks
+from aibrother_node.store.collection.survey import Policy, counts
 from aibrother_node.store.disk import Disk
-from aibrother_node.store.gc import Verdict
 from aibrother_node.store.last_access import LastAccess
-from aibrother_node.store.marks import Marks
 from aibrother_node.store.room import used
-from aibrother_node.store.survey import Policy, counts
 from aibrother_replicator.collector import Collector, Wishes
 from aibrother_replicator.gc_report import GcReports
 from aibrother_replicator.gc_work import GcWork

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 from aibrother_node.errors import NodeError, Temporary
 from aibrother_node.fleet.view import FleetView
 from aibrother_node.metrics import ScrubMetrics
-from aibrother_node.store.scrub_book import next_pass
-from aibrother_node.store.scrubber import Scrubber
+from aibrother_node.store.scrubbing.book import next_pass
+from aibrother_node.store.scrubbing.scrubber import Scrubber
 from aibrother_replicator.peer_repair import PeerRepair
 from aibrother_replicator.scrub_work import EVERYTHING, ScrubRequest, ScrubWork
 from aibrother_tools.serve.child import every

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from aibrother_node.errors import DiskFull, Temporary
-from aibrother_node.store import gc
-from aibrother_node.store.collecting import Collecting, Gone
+from aibrother_node.store.collection import gc
+from aibrother_node.store.collection.collecting import Collecting, Gone
+from aibrother_node.store.collection.gc import Rules, Verdict
+from aibrother_node.store.collection.marks import Marks
+from aibrother_node.store.collection.survey import Policy, counts, survey
 from aibrother_node.store.disk import Disk
-from aibrother_node.store.gc import Rules, Verdict
 from aibrother_node.store.incoming import Options, stage
 from aibrother_node.store.index import TargetRow
-from aibrother_node.store.marks import Marks
 from aibrother_node.store.room import check_max_size, used
-from aibrother_node.store.survey import Policy, counts, survey
 from store.helpers import add, new_layout, open_store
 
 if TYPE_CHECKING:

@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from aibrother_node.errors import DiskFull, NodeError, NotFound, Temporary
-from aibrother_node.store import damage, evidence
 from aibrother_node.store.blobs import BlobReader
-from aibrother_node.store.direct import DirectFile
 from aibrother_node.store.fills import FillState, fills_of, open_fill
 from aibrother_node.store.index import IndexReader
-from aibrother_node.store.repair import Hands, advance, repair
-from aibrother_node.store.scrub import SHA_EVERY, BadChunk, check
-from aibrother_node.store.scrub_book import ScrubBook, Sound, is_sha_due
+from aibrother_node.store.scrubbing import damage, evidence
+from aibrother_node.store.scrubbing.book import ScrubBook, Sound, is_sha_due
+from aibrother_node.store.scrubbing.check import SHA_EVERY, BadChunk, check
+from aibrother_node.store.scrubbing.direct import DirectFile
+from aibrother_node.store.scrubbing.repair import Hands, advance, repair
 from aibrother_node.store.withheld import WHOLE, WithheldWriter
 
 if TYPE_CHECKING:
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.fills import OpenFill
     from aibrother_node.store.layout import Layout
-    from aibrother_node.store.repair import RepairSource
-    from aibrother_node.store.scrub import Finding
-    from aibrother_node.store.scrub_book import Checked
+    from aibrother_node.store.scrubbing.book import Checked
+    from aibrother_node.store.scrubbing.check import Finding
+    from aibrother_node.store.scrubbing.repair import RepairSource
 
     _Result = TypeVar("_Result")
 

@@ -17,8 +17,8 @@ from aibrother_node.store.blobs import BlobStore
 from aibrother_node.store.disk import Disk, DiskFile
 from aibrother_node.store.fills import open_fill
 from aibrother_node.store.layout import DirectoryLock, Layout
-from aibrother_node.store.repair import NoSource
-from aibrother_node.store.scrubber import Outcome, Scrubber
+from aibrother_node.store.scrubbing.repair import NoSource
+from aibrother_node.store.scrubbing.scrubber import Outcome, Scrubber
 from aibrother_node.store.verify import verify_store
 from aibrother_node.store.withheld import WHOLE, Withheld
 from aibrother_node.web.control.local import StoreThread

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from aibrother_node.content.chunks import Chunk, ChunkManifest
     from aibrother_node.content.digest import Digest
-    from aibrother_node.store.direct import DirectFile
+    from aibrother_node.store.scrubbing.direct import DirectFile
 
     _Result = TypeVar("_Result")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, Temporary
-from aibrother_node.store.gc import Held, Name, Seen
+from aibrother_node.store.collection.gc import Held, Name, Seen
 from aibrother_node.store.leases import Lease
 
 if TYPE_CHECKING:

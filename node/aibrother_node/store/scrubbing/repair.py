@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Final, Protocol
 from aibrother_node.content import chunks
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import NodeError, NotFound, Temporary, VerificationFailed
-from aibrother_node.store import damage
-from aibrother_node.store.direct import DirectFile
 from aibrother_node.store.fills import open_fill
 from aibrother_node.store.hashing import hash_file
 from aibrother_node.store.incoming import build, read_at
-from aibrother_node.store.scrub import bad_chunks, whole_digest
+from aibrother_node.store.scrubbing import damage
+from aibrother_node.store.scrubbing.check import bad_chunks, whole_digest
+from aibrother_node.store.scrubbing.direct import DirectFile
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.fills import OpenFill
     from aibrother_node.store.layout import Layout
-    from aibrother_node.store.scrub import Step
+    from aibrother_node.store.scrubbing.check import Step
     from aibrother_node.store.withheld import WithheldWriter
 
     _Result = TypeVar("_Result")

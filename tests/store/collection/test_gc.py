@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from aibrother_node.content.digest import Digest
-from aibrother_node.store.gc import Held, Name, Rules, Seen, Verdict, plan, room_for
+from aibrother_node.store.collection.gc import Held, Name, Rules, Seen, Verdict, plan, room_for
 from aibrother_node.store.last_access import LastAccess
 from aibrother_node.store.leases import LONGEST, Lease
 

@@ -9,12 +9,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from aibrother_node.content.chunks import ChunkManifest, build_manifest
-from aibrother_node.store import evidence
-from aibrother_node.store.direct import DirectFile
 from aibrother_node.store.disk import Disk
-from aibrother_node.store.pace import LOWEST, Bucket, Pressure, pressure_now, share
-from aibrother_node.store.scrub import BadChunk, Finding, check
-from aibrother_node.store.scrub_book import Checked, ScrubBook, Sound, is_sha_due, next_pass
+from aibrother_node.store.scrubbing import evidence
+from aibrother_node.store.scrubbing.book import Checked, ScrubBook, Sound, is_sha_due, next_pass
+from aibrother_node.store.scrubbing.check import BadChunk, Finding, check
+from aibrother_node.store.scrubbing.direct import DirectFile
+from aibrother_node.store.scrubbing.pace import LOWEST, Bucket, Pressure, pressure_now, share
 from store.helpers import digest_of, new_layout
 from store.test_fills import small_manifest
 

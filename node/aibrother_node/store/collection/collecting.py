@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from aibrother_node.content.digest import Digest
     from aibrother_node.store.blobs import BlobStore
-    from aibrother_node.store.gc import Rules
-    from aibrother_node.store.marks import Marks
+    from aibrother_node.store.collection.gc import Rules
+    from aibrother_node.store.collection.marks import Marks
 
 
 @dataclass(frozen=True, slots=True)

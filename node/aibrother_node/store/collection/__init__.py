@@ -1,0 +1,1 @@
+"""Which blobs go, and that none goes that shouldn't (invariant 3)."""

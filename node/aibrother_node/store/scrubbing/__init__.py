@@ -1,0 +1,1 @@
+"""Blobs that decay: found, taken out of service at once, repaired."""
