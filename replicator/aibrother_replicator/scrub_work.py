@@ -12,11 +12,12 @@ from pydantic import Field
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput
 from aibrother_node.store.scrubbing.pace import Bucket, pressure_now, share
+from aibrother_node.store.scrubbing.small import Looked, small_ones
 from aibrother_node.units import parse_rate
 from aibrother_node.web.control.admin.inputs import Input
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from aibrother_node.store.scrubbing.pace import Pressure
     from aibrother_node.store.scrubbing.scrubber import Planned, Scrubber
@@ -96,21 +97,35 @@ class ScrubWork:
             cursor.objects += len(missing)
             for digest in missing:
                 progress.failed(str(digest), "it is not here")
-        found = cursor.found
-        written = time.monotonic()
-        for one in left:
-            await progress.breathe()
-            await self._check(one, pace, progress, found)
-            progress.result(found)
-            cursor.passed(one)
-            if time.monotonic() - written >= _CHECKPOINT or found["bad_chunks"]:
-                written = time.monotonic()
-                await self._scrubber.flush()
-                await progress.checkpoint(asdict(cursor))
+        await self._check_all(left, cursor, pace, progress)
         await self._scrubber.flush()
         if wanted is None and progress.only is None:
             await self._scrubber.completed([one.digest for one in plan])
-        progress.result(found)
+        progress.result(cursor.found)
+
+    async def _check_all(self, left: Sequence[Planned], cursor: _Cursor, pace: _Pace, progress: Progress) -> None:
+        written = time.monotonic()
+        begun = 0
+        while begun < len(left):
+            await progress.breathe()
+            some = small_ones(left, begun)
+            # a step for one alone saves nothing
+            looked = await self._scrubber.check_small(some) if len(some) > 1 else Looked(1, 0, {})
+            for one in left[begun : begun + looked.count]:
+                await progress.breathe()
+                bad = cursor.found["bad_chunks"]
+                if one.digest in looked.sound:
+                    progress.done(objects=1, size=one.size)
+                else:
+                    await self._check(one, pace, progress, cursor.found)
+                    progress.result(cursor.found)
+                cursor.passed(one)
+                if time.monotonic() - written >= _CHECKPOINT or cursor.found["bad_chunks"] > bad:
+                    await self._scrubber.flush()
+                    await progress.checkpoint(asdict(cursor))
+                    written = time.monotonic()
+            begun += looked.count
+            await pace.wait(looked.read)
 
     async def _check(self, one: Planned, pace: _Pace, progress: Progress, found: dict[str, int]) -> None:
         counted = 0

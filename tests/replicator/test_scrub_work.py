@@ -30,6 +30,7 @@ class Told:
     kept: Any = None
     what: dict[str, Any] = field(default_factory=dict)
     breaths: int = 0
+    checkpoints: int = 0
 
     def expect(self, *, objects: int | None = None, size: int | None = None) -> None:
         self.expected = (
@@ -46,6 +47,7 @@ class Told:
 
     async def checkpoint(self, cursor: Any) -> None:
         self.kept = cursor
+        self.checkpoints += 1
 
     async def breathe(self) -> None:
         await asyncio.sleep(0)
@@ -88,6 +90,26 @@ async def test_all_of_it_is_counted_and_its_end_is_remembered(tmp_path: Path) ->
         assert (told.objects, told.expected, told.failures) == (1, (1, 3000), {})
         assert told.what["repaired"] == 1
         assert it.counts.ended == ended, "a retry is no pass"
+
+
+async def test_many_small_ones_cost_the_store_and_the_book_few_changes(tmp_path: Path) -> None:
+    async with world(tmp_path) as it:
+        contents = {digest_of(data): data for data in (os.urandom(300) for _ in range(40))}
+        for data in contents.values():
+            await it.add(data)
+        first = min(contents, key=lambda digest: digest.hex)
+        last = max(contents, key=lambda digest: digest.hex)
+        it.decay(first, 7)
+        it.decay(last, 7)
+        it.peers.give(contents[first])
+        changes = it.thread.changes
+        told = Told()
+        await _work(it).run(EVERYTHING, told)
+        assert (told.objects, list(told.failures)) == (79, [str(last)])
+        assert (told.size, told.breaths >= 80) == (it.thread.store.totals()[1] + 300, True)
+        assert told.what == {"bad_chunks": 2, "repaired": 1, "damaged": 1}
+        assert it.thread.changes - changes < 40
+        assert told.checkpoints <= 2 + 1, "at what is found, and as time goes"
 
 
 async def test_it_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

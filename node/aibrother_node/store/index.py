@@ -279,6 +279,13 @@ class IndexReader:
         """The stored manifests of a blob, best first; none where the index is missing or busy."""
         return self._ask(lambda db: _manifests_of(db, blob)) or []
 
+    def manifests_to_try(self, blobs: Iterable[Digest]) -> dict[Digest, list[Digest]] | None:
+        """For each of these blobs the manifest that the catalog names, then the stored ones, best first.
+
+        None where there is no index to ask.
+        """
+        return self._ask(lambda db: {blob: _manifests_to_try(db, blob) for blob in blobs})
+
     def described_by(self, manifest: Digest) -> ManifestRow | None:
         """What a stored manifest describes; None for a blob that is no manifest."""
         query = "SELECT blob, manifest, chunker FROM manifests WHERE manifest = ?"
@@ -405,6 +412,12 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _manifests_to_try(db: sqlite3.Connection, blob: Digest) -> list[Digest]:
+    target = _target(_one(db, f"{_TARGET} WHERE sha256 = ? ORDER BY path LIMIT 1", blob.raw))
+    named = [] if target is None or target.manifest is None else [target.manifest]
+    return named + [row.manifest for row in _manifests_of(db, blob)]
 
 
 def _manifests_of(db: sqlite3.Connection, blob: Digest) -> list[ManifestRow]:

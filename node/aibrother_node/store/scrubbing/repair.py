@@ -236,11 +236,16 @@ async def advance(steps: Generator[Step, None, _Result]) -> tuple[Step | None, t
         except StopIteration as end:
             return None, (end.value,)
 
-    work = asyncio.ensure_future(asyncio.to_thread(take))
+    return await in_thread(take)
+
+
+async def in_thread(work: Callable[[], _Result]) -> _Result:
+    """Do something in a thread; cancelled, it waits for its end."""
+    doing = asyncio.ensure_future(asyncio.to_thread(work))
     try:
-        return await asyncio.shield(work)
+        return await asyncio.shield(doing)
     except asyncio.CancelledError:
-        await asyncio.wait([work])
+        await asyncio.wait([doing])
         raise
 
 

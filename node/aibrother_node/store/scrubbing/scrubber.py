@@ -22,7 +22,8 @@ from aibrother_node.store.scrubbing import damage, evidence
 from aibrother_node.store.scrubbing.book import ScrubBook, Sound, is_sha_due
 from aibrother_node.store.scrubbing.check import SHA_EVERY, BadChunk, check
 from aibrother_node.store.scrubbing.direct import DirectFile
-from aibrother_node.store.scrubbing.repair import Hands, advance, repair
+from aibrother_node.store.scrubbing.repair import Hands, advance, in_thread, repair
+from aibrother_node.store.scrubbing.small import look
 from aibrother_node.store.withheld import WHOLE, WithheldWriter
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from aibrother_node.store.scrubbing.book import Checked
     from aibrother_node.store.scrubbing.check import Finding
     from aibrother_node.store.scrubbing.repair import RepairSource
+    from aibrother_node.store.scrubbing.small import Looked
 
     _Result = TypeVar("_Result")
 
@@ -272,6 +274,19 @@ class Scrubber:
         await self._is_sound(digest, finding, known)
         return Outcome("sound")
 
+    async def check_small(self, planned: Sequence[Planned]) -> Looked:
+        """Check some small blobs in one step. What isn't found sound is for `check`, which finds out what it has.
+
+        Args:
+            planned: as `small_ones` picks them.
+        """
+        looked = await in_thread(lambda: look(self.layout, planned, self.max_manifest))
+        self.measures.checked(looked.read)
+        now = self.clock()
+        self._sound += [Sound(digest, now, manifest, sha=True) for digest, manifest in looked.sound.items()]
+        await self._flush_many()
+        return looked
+
     async def completed(self, there: Sequence[Digest]) -> None:
         """A pass over all blobs has ended."""
         await self.flush()
@@ -446,6 +461,9 @@ class Scrubber:
         manifest = known.manifest if finding.verdict == "sound" else None
         described = None if manifest is None else await asyncio.to_thread(manifest.digest)
         self._sound.append(Sound(digest, self.clock(), described, finding.sha))
+        await self._flush_many()
+
+    async def _flush_many(self) -> None:
         if len(self._sound) >= _UNWRITTEN:
             await self.flush()
 
