@@ -479,6 +479,25 @@ def test_older_roots_than_ours_are_brought_too(signer: Signer, layout: Layout) -
         Client(layout.root / "client", url, signer.first_root).sees(OLD)
 
 
+@pytest.mark.parametrize("damaged", [1, 2, 3])
+@pytest.mark.parametrize("damage", [b"{}", None])
+def test_a_damaged_older_root_is_brought_again(
+    signer: Signer, layout: Layout, damaged: int, damage: bytes | None
+) -> None:
+    signer.rotate("root", "timestamp", "root")
+    following = Follower(layout, Disk(), signer.repository.root_bytes(4))
+    following.refresh([("good", signer.source)], NOW)
+    path = layout.catalog / f"metadata/{damaged}.root.json"
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage)
+    following.refresh([("good", signer.source)], NOW)
+    assert following.refresh([("good", signer.source)], NOW).changed is False
+    assert says(layout, OLD)
+    if (damage, damaged) != (None, 1):  # one root less is a whole chain too
+        assert path.read_bytes() == signer.repository.root_bytes(damaged)
+
+
 def test_a_made_up_older_root_is_not_kept(signer: Signer, layout: Layout, tmp_path: Path) -> None:
     """It names the true root's key beside the liar's own, so that the true root counts as signed by it."""
     signer.rotate("targets")

@@ -126,6 +126,10 @@ class Follower:
             self._files.write([(self._files.role("root", self._first), self._first_root)], replace=True)
             self._damaged = False
         served = self._served()
+        if served is None and self._drop_broken_older_roots():
+            served = self._served()
+            if served is not None:
+                self._backfill(sources)
         before = served[0] if served else NOTHING
         trusted: TrustedCatalog | None = None
         refused: dict[str, NodeError] = {}
@@ -298,18 +302,25 @@ class Follower:
             self._files.write([(self._files.role("root", number), found)])
             after = found
 
+    def _drop_broken_older_roots(self) -> bool:
+        """Remove the roots before our first one that don't lead up to it; whether there were any."""
+        if not self._files.metadata.is_dir():
+            return False
+        found = {version: path for role, version, path in self._files.numbered() if role == "root"}
+        number, after = self._first - 1, self._first_root
+        with suppress(NodeError):
+            while number in found and _leads_to(data := self._files.read_role(found[number], "root"), number, after):
+                number, after = number - 1, data
+        broken = [path for version, path in found.items() if version <= number]
+        self._files.remove(broken)
+        return bool(broken)
+
     def _older_root(self, fetch: Fetch, number: int, after: bytes) -> bytes | None:
         try:
             data = fetch(f"metadata/{number}.root.json", self._limits.root_bytes)
-            if len(data) > self._limits.root_bytes:
-                return None
-            root, following = parse(data, Root, "an older root"), parse(after, Root, "a root")
-            check_signed("root", root, [root.signed])
-            check_signed("root", following, [root.signed])
         except NodeError:
             return None
-        vouching = _signers(root.signed, following) & _signers(root.signed, root)
-        return data if root.signed.version == number and vouching else None
+        return data if len(data) <= self._limits.root_bytes and _leads_to(data, number, after) else None
 
 
 class _Documents:
@@ -373,6 +384,18 @@ def _holds_under(root: bytes, roles: Sequence[tuple[Path, bytes]]) -> bool:
     except VerificationFailed:
         return False
     return True
+
+
+def _leads_to(data: bytes, number: int, after: bytes) -> bool:
+    """Whether these bytes are the root of a number, and the one after it follows from it."""
+    try:
+        root, following = parse(data, Root, "an older root"), parse(after, Root, "a root")
+        check_signed("root", root, [root.signed])
+        check_signed("root", following, [root.signed])
+    except VerificationFailed:
+        return False
+    vouching = _signers(root.signed, following) & _signers(root.signed, root)
+    return root.signed.version == number and bool(vouching)
 
 
 def _signers(root: Root, metadata: Metadata[Any]) -> set[str]:
