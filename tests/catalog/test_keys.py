@@ -168,12 +168,14 @@ def test_key_files_alone_say_by_their_names_whose_they_are(tmp_path: Path) -> No
     alone.mkdir()
     (alone / "server.pem").write_text("somebody else's")
     with pytest.raises(NotFound, match="no catalog keys"):
-        KeyRing.load(alone, Disk())
+        KeyRing.load(alone, Disk(), by_name=True)
     for path in (tmp_path / "keys").glob("models-*.pem"):
         (alone / path.name).write_bytes(path.read_bytes())
     with pytest.raises(NotFound, match="no catalog keys"):
-        KeyRing.load(alone, Disk())  # encrypted: who knows what they are?
-    ring = KeyRing.load(alone, Disk(), passphrase="open")
+        KeyRing.load(alone, Disk(), by_name=True)  # encrypted: who knows what they are?
+    ring = KeyRing.load(alone, Disk(), passphrase="open", by_name=True)
+    with pytest.raises(NotFound, match="no catalog keys"):
+        KeyRing.load(alone, Disk(), passphrase="open")  # where keys are made, the list says which there are
     wanted = {key.keyid for key in made.listed("models")}
     assert {key.keyid for key in ring.listed()} == {key.keyid for key in ring.listed("models")} == wanted
     assert {signer.public_key.keyid for signer in ring.signers(wanted)} == wanted

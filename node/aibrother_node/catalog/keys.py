@@ -119,14 +119,24 @@ class KeyRing:
         return ring
 
     @classmethod
-    def load(cls, folder: Path, disk: Disk, *, passphrase: str | None = None, beside: Sequence[Path] = ()) -> KeyRing:
+    def load(
+        cls,
+        folder: Path,
+        disk: Disk,
+        *,
+        passphrase: str | None = None,
+        beside: Sequence[Path] = (),
+        by_name: bool = False,
+    ) -> KeyRing:
         """Read a folder's keys.
 
         Args:
-            folder: holds keys.json, or PEM files whose names begin with their role's.
+            folder: holds keys.json.
             disk: how changes are written.
             passphrase: of the keys that are encrypted; without it they are missing, not an error.
             beside: folders of other media, as `move_offline` made them, to look in for private keys that aren't here.
+            by_name: do without keys.json, where there are PEM files whose names begin with their role's. Not where keys
+                are made: files without their list are then what an interruption left.
 
         Raises:
             NotFound: there are no keys.
@@ -134,7 +144,8 @@ class KeyRing:
             Refused: the passphrase is wrong.
         """
         ring = cls(folder, disk, passphrase, beside)
-        listed = _read_list(folder / _LIST) if (folder / _LIST).exists() else _listed_by_name(folder, passphrase)
+        unlisted = by_name and not (folder / _LIST).exists()
+        listed = _listed_by_name(folder, passphrase) if unlisted else _read_list(folder / _LIST)
         ring._keys = [ring._look_up(key) for key in listed]
         return ring
 

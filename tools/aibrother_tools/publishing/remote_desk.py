@@ -226,7 +226,8 @@ class RemoteDesk:
 
     def _ring(self, beside: Sequence[Path] = ()) -> KeyRing:
         try:
-            return KeyRing.load(self._signing.keys, Disk(), passphrase=self._signing.passphrase, beside=beside)
+            signing = self._signing
+            return KeyRing.load(signing.keys, Disk(), passphrase=signing.passphrase, beside=beside, by_name=True)
         except NotFound as error:
             raise Refused(f"{error}: name the folder with --keys-dir") from error
 
