@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import threading
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -153,6 +154,11 @@ def test_a_large_model_through_a_link_that_is_cut_three_times(signer: Signer, tm
     before = memory(control)
     with Link(int(signer.url.rpartition(":")[2]), cuts=[40 * MIB, 130 * MIB, 210 * MIB]) as link:
         publisher = signer.publisher(url=link.url)
+        (key,) = publisher.keys.glob("models-*.pem")
+        alone = tmp_path / "models' key and nothing else"
+        alone.mkdir()
+        shutil.copy(key, alone)
+        publisher = replace(publisher, keys=alone)
         result = publisher.publish(path, "large@1")
         assert result.code == 0, result
         assert link.cut == 3
