@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from aibrother_node.errors import DiskFull, NodeError, NotFound, Temporary
 from aibrother_node.store.blobs import BlobReader
-from aibrother_node.store.fills import FillState, fills_of, open_fill
+from aibrother_node.store.fills import fills_of, open_fill
 from aibrother_node.store.index import IndexReader
-from aibrother_node.store.scrubbing import damage, evidence
 from aibrother_node.store.scrubbing.book import ScrubBook, Sound, is_sha_due
-from aibrother_node.store.scrubbing.check import SHA_EVERY, BadChunk, check
+from aibrother_node.store.scrubbing.check import SHA_EVERY, check
 from aibrother_node.store.scrubbing.direct import DirectFile
+from aibrother_node.store.scrubbing.out_of_service import RETIRED, Known, OutOfService, manifest_of
 from aibrother_node.store.scrubbing.repair import Hands, advance, in_thread, repair
 from aibrother_node.store.scrubbing.small import look
 from aibrother_node.store.withheld import WHOLE, WithheldWriter
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
     from typing import TypeVar
 
-    from aibrother_node.content.chunks import ChunkManifest
     from aibrother_node.content.digest import Digest
     from aibrother_node.store.blobs import BlobStore
     from aibrother_node.store.fills import OpenFill
@@ -43,8 +42,6 @@ if TYPE_CHECKING:
     _Result = TypeVar("_Result")
 
 _LOG: Final = logging.getLogger(__name__)
-RETIRED: Final = 2 * 3600.0
-"""Seconds for which a file that another has replaced stays withheld: longer than any body goes without a look."""
 _UNWRITTEN: Final = 100  # blobs whose checks are not written down yet
 _FIRST_RETRY: Final = 5.0
 _LONGEST_RETRY: Final = 1800.0
@@ -98,21 +95,6 @@ class Planned:
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Known:
-    """A blob's manifest, and what it is worth.
-
-    Attributes:
-        manifest: None where there is none.
-        named: the catalog names it.
-        served: chunks that it calls good may be served while others are bad (invariant 4).
-    """
-
-    manifest: ChunkManifest | None
-    named: bool = False
-    served: bool = False
-
-
 @dataclass(slots=True)
 class _Retry:
     pause: float = _FIRST_RETRY
@@ -142,6 +124,7 @@ class Scrubber:
     clock: Callable[[], float] = time.time
     withheld: WithheldWriter = field(init=False)
     _index: IndexReader = field(init=False)
+    _away: OutOfService = field(init=False)
     _book: ScrubBook | None = None
     _completed: float | None = None
     _repairing: defaultdict[Digest, asyncio.Lock] = field(init=False)
@@ -152,6 +135,7 @@ class Scrubber:
         """Withhold what is known to be bad; before the first check."""
         self.withheld = WithheldWriter(self.layout.withheld)
         self._index = IndexReader(self.layout.index)
+        self._away = OutOfService(self.layout, self._index, self.change, self.withheld, self.measures, self.clock)
         self._repairing = defaultdict(asyncio.Lock)
         self._retries = {}
         await self.change(self._begin)
@@ -232,7 +216,7 @@ class Scrubber:
                 file, fill = await asyncio.to_thread(self._open_fill, digest)
             except (NotFound, FileNotFoundError):
                 return Outcome("gone")
-            known = _Known(fill.manifest, named=True, served=fill.state.served)
+            known = Known(fill.manifest, named=True, served=fill.state.served)
             missing = frozenset(fill.have.missing())
             sha = False
         except OSError as error:  # the others are to be checked all the same
@@ -241,7 +225,9 @@ class Scrubber:
             return Outcome("damaged", 1, f"it can't be opened: {error.strerror}")
         else:
             at = await self._last(digest)
-            known = await asyncio.to_thread(self._manifest, digest, None if at is None else at.manifest)
+            known = await asyncio.to_thread(
+                manifest_of, self.layout, self._index, self.max_manifest, digest, None if at is None else at.manifest
+            )
             missing = frozenset()
             sha = is_sha_due(at, self.clock(), self.interval, SHA_EVERY)
         try:
@@ -252,13 +238,13 @@ class Scrubber:
                     break
                 if step.bad:
                     found += len(step.bad)
-                    await self._found(digest, known, file, step.bad)
+                    await self._away.found(digest, known, file, step.bad)
                 self.measures.checked(step.read)
                 checked(step.size)
                 await (breathe() if step.urgent else pace(step.read))
             finding = end[0]
             if finding.verdict == "damaged" and not found and not missing:
-                await self._damaged_somewhere(digest, known, file, finding)
+                await self._away.damaged_somewhere(digest, known, file, finding)
                 found += 1
         except NotFound:  # it was collected meanwhile
             self.withheld.retire(digest, file.inode, time.monotonic() + RETIRED)
@@ -268,7 +254,7 @@ class Scrubber:
         finally:
             file.close()
         if finding.verdict == "lied" and known.manifest is not None:
-            await self._disown(known.manifest, finding.reason)
+            await self._away.disown(known.manifest, finding.reason)
         if found or missing:
             return await self._mend(digest, found, breathe)
         await self._is_sound(digest, finding, known)
@@ -372,84 +358,6 @@ class Scrubber:
             raise NotFound(f"{digest} is being fetched")
         return DirectFile(self.layout.fill(digest) / "data"), fill
 
-    def _manifest(self, digest: Digest, agreed: Digest | None) -> _Known:
-        """A blob's manifest, and what it is worth. Blocks.
-
-        Args:
-            digest: of the blob.
-            agreed: the manifest that was found to agree with it when it was whole.
-        """
-        reader = BlobReader(self.layout)
-        target = self._index.target_of(digest)
-        named = None if target is None else target.manifest
-        rows = [row.manifest for row in reader.manifests_of(digest)]
-        for candidate in ([] if named is None else [named]) + rows:
-            try:
-                manifest = reader.read_manifest(candidate, self.max_manifest)
-            except NotFound:
-                continue
-            if manifest.blob == digest:
-                # the store makes manifests of what it takes in; one that it took in itself has a manifest of its own
-                own = candidate == agreed or not reader.manifests_of(candidate)
-                return _Known(manifest, named=candidate == named, served=candidate == named or own)
-        return _Known(None)
-
-    async def _found(self, digest: Digest, known: _Known, file: DirectFile, bad: Sequence[BadChunk]) -> None:
-        """Chunks are certainly bad."""
-        manifest = known.manifest
-        assert manifest is not None
-        ranges = [(one.offset, one.offset + one.length) for one in bad] if known.served else [(0, WHOLE)]
-        self.withheld.also_withhold(digest, file.inode, ranges)
-        self.measures.bad(len(bad))
-        for one in bad:
-            last = one.offset + one.length - 1
-            _LOG.error("bad chunk %d of %s (bytes %d to %d): %s", one.index, digest, one.offset, last, one.reason)
-        await self._keep_evidence(digest, file, bad)
-        reason = "; ".join(f"chunk {one.index}: {one.reason}" for one in bad[:5])
-        state = FillState("damaged", self.clock(), known.served, reason=reason)
-        await self.change(lambda store: damage.demote(store, manifest, [one.index for one in bad], state))
-        self.withheld.changed()  # its file has another place
-
-    async def _damaged_somewhere(self, digest: Digest, known: _Known, file: DirectFile, finding: Finding) -> None:
-        """A blob is bad, and nobody knows where, or bytes follow its end."""
-        self.measures.bad(1)
-        _LOG.error("%s is damaged: %s", digest, finding.reason)
-        if known.manifest is not None and file.size > known.manifest.size:
-            manifest, served, certain = known.manifest, known.served, True
-        else:
-            self.withheld.also_withhold(digest, file.inode, [(0, WHOLE)])
-            small = damage.made_up_manifest(digest, file.size) if known.manifest is None else known.manifest
-            if small is None:
-                await self.change(lambda store: store.withdraw(digest, finding.reason))
-                self.withheld.retire(digest, file.inode, time.monotonic() + RETIRED)
-                return
-            manifest, served, certain = small, False, known.manifest is not None
-            if not certain:
-                await self._keep_evidence(digest, file, [BadChunk(0, 0, file.size, finding.reason)])
-        row = await asyncio.to_thread(self._index.described_by, digest)
-        described = None if row is None else str(row.blob)
-        state = FillState("damaged", self.clock(), served, described, finding.reason, certain)
-        bad = [] if certain else [0]
-        await self.change(lambda store: damage.demote(store, manifest, bad, state))
-        self.withheld.changed()
-
-    async def _keep_evidence(self, digest: Digest, file: DirectFile, bad: Sequence[BadChunk]) -> None:
-        for one in bad:
-            data = await asyncio.to_thread(_read, file, one)
-            facts = {"offset": one.offset, "length": one.length, "reason": one.reason}
-
-            def keep(
-                store: BlobStore, one: BadChunk = one, data: bytes = data, facts: dict[str, object] = facts
-            ) -> None:
-                evidence.keep(
-                    self.layout, store.disk, digest, index=one.index, data=data, facts=facts, now=self.clock()
-                )
-
-            try:
-                await self.change(keep)
-            except (DiskFull, OSError) as error:
-                _LOG.warning("no copy of the bad chunk %d of %s is kept: %s", one.index, digest, error)
-
     async def _mend(self, digest: Digest, found: int, breathe: Callable[[], Awaitable[None]]) -> Outcome:
         try:
             await self.repair(digest, breathe)
@@ -457,7 +365,7 @@ class Scrubber:
             return Outcome("damaged", found, str(error) or type(error).__name__)
         return Outcome("repaired", found)
 
-    async def _is_sound(self, digest: Digest, finding: Finding, known: _Known) -> None:
+    async def _is_sound(self, digest: Digest, finding: Finding, known: Known) -> None:
         manifest = known.manifest if finding.verdict == "sound" else None
         described = None if manifest is None else await asyncio.to_thread(manifest.digest)
         self._sound.append(Sound(digest, self.clock(), described, finding.sha))
@@ -484,16 +392,6 @@ class Scrubber:
         except Temporary:
             return None
 
-    async def _disown(self, manifest: ChunkManifest, reason: str) -> None:
-        """A manifest lies about a blob that is whole: nobody looks at it any more, and one is made that doesn't."""
-        own = await asyncio.to_thread(manifest.digest)
-        _LOG.error("the manifest %s of %s is not used any more: it %s", own, manifest.blob, reason)
-        await self.change(lambda store: store.disown(own))
-        if not await asyncio.to_thread(self._index.manifests_of, manifest.blob):
-            store = await self.change(lambda store: store)
-            made = await asyncio.to_thread(store.read_again, manifest.blob)
-            await self.change(lambda store: store.put_manifest(made))
-
     def _fill_ended(self, digest: Digest, inode: int) -> None:
         """On the store's thread: a damaged blob was stored anew, as another file."""
         self.withheld.retire(digest, inode, time.monotonic() + RETIRED)
@@ -506,12 +404,3 @@ async def _at_once() -> None:
 
 def _withheld_of(fill: OpenFill) -> list[tuple[int, int]]:
     return fill.missing() if fill.state.served else [(0, WHOLE)]
-
-
-def _read(file: DirectFile, bad: BadChunk) -> bytes:
-    """What stands in a bad chunk's place, as far as it can be read. Blocks."""
-    try:
-        with file.read(bad.offset, bad.length) as view:
-            return bytes(view)
-    except OSError:
-        return b""
