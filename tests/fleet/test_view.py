@@ -71,6 +71,18 @@ def test_holdings_outlive_that_a_peer_is_not_told_of(writer: FleetViewWriter, pa
     assert view.holders(blob(1), NOW) == [(ANN, "complete")]
 
 
+def test_a_full_disk_is_called_that_and_changes_nothing(writer: FleetViewWriter, path: Path) -> None:
+    writer.change_holdings(BOB.id, {blob(1): "complete"})
+    (pages,) = writer._db.execute("PRAGMA page_count").fetchone()
+    writer._db.execute(f"PRAGMA max_page_count = {pages}")  # SQLite's own way to have no room
+    with pytest.raises(sqlite3.OperationalError, match="full"):
+        writer.change_holdings(ANN.id, dict.fromkeys(map(blob, range(10_000)), "complete"))
+    writer._db.execute("PRAGMA max_page_count = 1000000")
+    writer.change_holdings(ANN.id, {blob(1): "partial"})
+    writer.put_peers([ANN, BOB], NOW)
+    assert FleetView(path).holders(blob(1), NOW) == [(ANN, "partial"), (BOB, "complete")]
+
+
 def test_members_no_more_are_forgotten(writer: FleetViewWriter, path: Path) -> None:
     view = FleetView(path)
     writer.put_peers([ANN, BOB], NOW)

@@ -12,10 +12,11 @@ import sqlite3
 from dataclasses import astuple, dataclass
 from typing import TYPE_CHECKING, Any, Final, Literal
 
+from aibrother_node.store.database import transaction
 from aibrother_node.store.generation import Generation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from aibrother_node.content.digest import Digest
@@ -120,7 +121,7 @@ class FleetViewWriter:
         The version rises only where that changes something, so that it may be said often: it keeps the view young.
         """
         told = {peer.id: peer for peer in peers}
-        with self._transaction():
+        with transaction(self._db):
             self._db.execute("DELETE FROM told")
             self._db.execute("INSERT INTO told VALUES (?)", (now,))
             if told != self._told:
@@ -135,7 +136,7 @@ class FleetViewWriter:
     def change_holdings(self, peer: str, changes: Mapping[Digest, Have | None], *, reset: bool = False) -> None:
         """Say what a peer has: None takes a blob away, `reset` begins anew."""
         before = self._db.total_changes
-        with self._transaction():
+        with transaction(self._db):
             row = self._db.execute("SELECT number FROM peers WHERE id = ?", (peer,)).fetchone()
             number = row[0] if row else self._db.execute("INSERT INTO peers (id) VALUES (?)", (peer,)).lastrowid
             if reset:
@@ -156,7 +157,7 @@ class FleetViewWriter:
         """Forget all holdings of peers that are no members any more, and the peers."""
         gone = [(peer,) for peer in peers]
         before = self._db.total_changes
-        with self._transaction():
+        with transaction(self._db):
             # one peer at a time reads all holdings, which is rare enough to do without a second index
             self._db.executemany("DELETE FROM holdings WHERE peer = (SELECT number FROM peers WHERE id = ?)", gone)
             self._db.executemany("DELETE FROM peers WHERE id = ?", gone)
@@ -169,16 +170,6 @@ class FleetViewWriter:
         """Let go of the file; readers go on with what it holds."""
         self._db.close()
         self._generation.close()
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
-            raise
 
 
 class FleetView:

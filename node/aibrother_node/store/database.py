@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 from aibrother_node.errors import DiskFull, InvalidInput, Temporary
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _LOG: Final = logging.getLogger(__name__)
@@ -109,6 +109,19 @@ def copy_part(path: Path, name: str) -> bytes | None:
         if path.exists():
             _LOG.warning("%s in %s can't be copied: %s", name, path, error)
         return None
+
+
+@contextlib.contextmanager
+def transaction(db: sqlite3.Connection) -> Iterator[None]:
+    """All of it or nothing; for a connection that begins no transactions by itself. What is raised inside goes on."""
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        db.execute("COMMIT")
+    except BaseException:
+        if db.in_transaction:  # a full disk may have ended it
+            db.execute("ROLLBACK")
+        raise
 
 
 def named(error: sqlite3.Error) -> Exception:

@@ -12,13 +12,12 @@ import json
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.store.database import open_part
+from aibrother_node.store.database import open_part, transaction
 from aibrother_replicator.jobs.document import document
 from aibrother_replicator.jobs.live import SHOWN, Checkpoint, Failure, dump
 from aibrother_replicator.jobs.model import Counts, Job, State, after_restart
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 KEPT: Final = 1_000
@@ -152,17 +151,17 @@ class Book:
 
     def insert(self, job: Job) -> None:
         """Write down a new job."""
-        with self._transaction():
+        with transaction(self._db):
             self._insert(job)
 
     def save_state(self, job: Job) -> None:
         """Write down a job's state, and nothing of its progress."""
-        with self._transaction():
+        with transaction(self._db):
             self._save_state(job)
 
     def save_progress(self, checkpoint: Checkpoint) -> None:
         """Write down a checkpoint, and nothing of the state."""
-        with self._transaction():
+        with transaction(self._db):
             self._save_progress(checkpoint)
 
     def end(self, job: Job, checkpoint: Checkpoint | None) -> None:
@@ -172,7 +171,7 @@ class Book:
             job: as it has ended.
             checkpoint: all that was told; None leaves the last checkpoint as it is.
         """
-        with self._transaction():
+        with transaction(self._db):
             if checkpoint is not None:
                 self._save_progress(checkpoint)
             self._save_state(job)
@@ -180,7 +179,7 @@ class Book:
 
     def retry(self, job: Job) -> None:
         """Write down that an ended job goes on; what failed is what a selective attempt is for."""
-        with self._transaction():
+        with transaction(self._db):
             if not job.whole and job.selective:
                 self._db.execute(
                     "UPDATE jobs_failures SET again = ? WHERE job = ? AND attempt = ?",
@@ -191,18 +190,6 @@ class Book:
                 (job.id, job.attempt, job.attempt),
             )
             self._insert(job)
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """All of it or nothing."""
-        self._db.execute("BEGIN IMMEDIATE")
-        try:
-            yield
-            self._db.execute("COMMIT")
-        except BaseException:
-            if self._db.in_transaction:  # a full disk may have ended it
-                self._db.execute("ROLLBACK")
-            raise
 
     def _insert(self, job: Job) -> None:
         self._db.execute(f"{_INSERT} {_VALUES} ON CONFLICT (id) DO UPDATE SET {_REPLACED}", _row(job))

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aibrother_node.content.digest import Digest
-from aibrother_node.store.database import named, open_part
+from aibrother_node.store.database import named, open_part, transaction
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -119,15 +119,10 @@ class ScrubBook:
             DiskFull: there is no room.
         """
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except BaseException as error:
-            if self._db.in_transaction:
-                self._db.execute("ROLLBACK")
-            if isinstance(error, sqlite3.Error):
-                raise named(error) from error
-            raise
+            with transaction(self._db):
+                yield
+        except sqlite3.Error as error:
+            raise named(error) from error
 
     def last_completed(self) -> float | None:
         """When the last pass over all blobs ended, in seconds since 1970."""
