@@ -191,7 +191,7 @@ def test_a_corrupt_chunk_is_named_and_fetched_again_from_another_source(pull: Pu
     at = 12 * CHUNK + 99
     wrong = bytearray(DATA[12 * CHUNK : 13 * CHUNK])
     wrong[99] ^= 0xFF
-    with serving(honest(flip={at: 1000}), honest(rate=1e6)) as [bad, good]:
+    with serving(honest(flip={at: 1000}), honest(rate=2e5)) as [bad, good]:
         result = pull.run([bad, good], SMALL_RUNS)
         assert_right(pull)
         events = pull.of("corrupt")

@@ -458,7 +458,8 @@ async def test_a_body_that_ends_or_is_framed_wrongly(api: Api, rest: bytes, capl
     writer.write_eof()
     answer = await reader.read()
     writer.close()
-    assert answer == b"" or answer.startswith(b"HTTP/1.1 4"), answer
+    # what isn't HTTP at all is answered by aiohttp itself, as HTTP/1.0 where it came no further
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 4", b"HTTP/1.0 4")), answer
     assert api.handlers.done == []
     assert "failed" not in caplog.text, caplog.text
     assert (await api.ask("GET", "/things"))[0] == 200
