@@ -82,9 +82,7 @@ def copy_part(path: Path, name: str) -> bytes | None:
     pattern = name.replace("_", "\\_") + "\\_%"
     try:
         with (
-            contextlib.closing(
-                sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE)
-            ) as db,
+            contextlib.closing(read_only(path, _PATIENCE)) as db,
             contextlib.closing(sqlite3.connect(":memory:", isolation_level=None)) as copy,
         ):
             db.execute("BEGIN")
@@ -122,6 +120,25 @@ def transaction(db: sqlite3.Connection) -> Iterator[None]:
         if db.in_transaction:  # a full disk may have ended it
             db.execute("ROLLBACK")
         raise
+
+
+@contextlib.contextmanager
+def durable(db: sqlite3.Connection) -> Iterator[None]:
+    """A transaction of one of the parts.
+
+    Raises:
+        DiskFull, Temporary: as `named`; nothing has changed.
+    """
+    try:
+        with transaction(db):
+            yield
+    except sqlite3.Error as error:
+        raise named(error) from error
+
+
+def read_only(path: Path, timeout: float) -> sqlite3.Connection:
+    """A connection that changes nothing, beside the writer's; waits at most so many seconds for it."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=timeout)
 
 
 def named(error: sqlite3.Error) -> Exception:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, Self
 
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, Temporary
-from aibrother_node.store.database import named, open_part
+from aibrother_node.store.database import durable, named, open_part
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
@@ -88,19 +88,15 @@ class Leases:
             raise InvalidInput(f"no name for the holder of a lease: {holder[:80]!r}")
         if not now < until <= now + LONGEST:
             raise InvalidInput(f"a lease lasts up to {LONGEST:g} s, not {until - now:g} s")
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.execute("DELETE FROM leases WHERE until <= ?", (now,))
-                (taken,) = self._db.execute("SELECT count(*) FROM leases").fetchone()
-                if taken + len(digests) > MOST:
-                    raise Temporary(f"{taken} leases are out, and {MOST} are the most: publish or wait", retry_after=60)
-                self._db.executemany(
-                    "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
-                    ((digest.raw, holder, until) for digest in digests),
-                )
-        except sqlite3.Error as error:
-            raise named(error) from error
+        with durable(self._db):
+            self._db.execute("DELETE FROM leases WHERE until <= ?", (now,))
+            (taken,) = self._db.execute("SELECT count(*) FROM leases").fetchone()
+            if taken + len(digests) > MOST:
+                raise Temporary(f"{taken} leases are out, and {MOST} are the most: publish or wait", retry_after=60)
+            self._db.executemany(
+                "INSERT INTO leases VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET until = max(until, excluded.until)",
+                ((digest.raw, holder, until) for digest in digests),
+            )
 
     def release(self, holder: str) -> int:
         """End all leases of a holder; returns how many there were.

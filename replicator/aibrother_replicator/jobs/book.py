@@ -12,7 +12,7 @@ import json
 import sqlite3
 from typing import TYPE_CHECKING, Any, Final
 
-from aibrother_node.store.database import open_part, transaction
+from aibrother_node.store.database import open_part, read_only, transaction
 from aibrother_replicator.jobs.document import document
 from aibrother_replicator.jobs.live import SHOWN, Checkpoint, Failure, dump
 from aibrother_replicator.jobs.model import Counts, Job, State, after_restart
@@ -249,7 +249,7 @@ def read_jobs(path: Path, now: float, since: float) -> list[dict[str, Any]] | No
         failed; None where there is nothing that can be read.
     """
     try:
-        with contextlib.closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=2.0)) as db:
+        with contextlib.closing(read_only(path, 2.0)) as db:
             db.execute("BEGIN")
             jobs = [*reversed([after_restart(job, now) for job in _open_jobs(db)]), *_failed_jobs(db, since)]
             return [document(job, _failures(db, job, _LISTED)) for job in jobs]

@@ -5,12 +5,12 @@ They are lost with the database; then everything is marked anew, and stays for a
 
 from __future__ import annotations
 
-import sqlite3
 from typing import TYPE_CHECKING, Final, Self
 
-from aibrother_node.store.database import named, open_part
+from aibrother_node.store.database import durable, open_part
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Iterable
     from pathlib import Path
 
@@ -49,15 +49,11 @@ class Marks:
         Raises:
             DiskFull: there is no room.
         """
-        try:
-            with self._db:
-                self._db.execute("BEGIN IMMEDIATE")
-                self._db.executemany("DELETE FROM marks WHERE digest = ?", ((digest.raw,) for digest in remove))
-                self._db.executemany(
-                    "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO NOTHING", ((d.raw, since) for d, since in add)
-                )
-        except sqlite3.Error as error:
-            raise named(error) from error
+        with durable(self._db):
+            self._db.executemany("DELETE FROM marks WHERE digest = ?", ((digest.raw,) for digest in remove))
+            self._db.executemany(
+                "INSERT INTO marks VALUES (?, ?) ON CONFLICT DO NOTHING", ((d.raw, since) for d, since in add)
+            )
 
     def since(self, digest: Digest) -> float | None:
         """Since when a blob is marked; None where it isn't."""

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Final
 from aibrother_node.content.digest import Digest
 from aibrother_node.errors import InvalidInput, Temporary
 from aibrother_node.store.collection.gc import Held, Name, Seen
+from aibrother_node.store.database import read_only
 from aibrother_node.store.leases import Lease
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
-    from pathlib import Path
 
     from aibrother_node.store.layout import Layout
 
@@ -76,7 +76,7 @@ def survey(layout: Layout, policy: Policy, free: int, accessed: Callable[[Digest
     """
     fills = dict(_fills(layout))
     try:
-        with contextlib.closing(_connect(layout.index)) as db:
+        with contextlib.closing(read_only(layout.index, _PATIENCE)) as db:
             db.execute("BEGIN")
             state = db.execute("SELECT state FROM catalog").fetchone()
             names, manifests = _targets(db, policy)
@@ -109,7 +109,7 @@ def survey(layout: Layout, policy: Policy, free: int, accessed: Callable[[Digest
 def counts(layout: Layout, now: float) -> tuple[int, int] | None:
     """How many leases and marks there are; None where they can't be read now. Blocks."""
     try:
-        with contextlib.closing(_connect(layout.index)) as db:
+        with contextlib.closing(read_only(layout.index, _PATIENCE)) as db:
             (leases,) = db.execute("SELECT count(*) FROM leases WHERE until > ?", (now,)).fetchone()
             (marks,) = db.execute("SELECT count(*) FROM marks").fetchone()
     except sqlite3.Error:
@@ -120,10 +120,6 @@ def counts(layout: Layout, now: float) -> tuple[int, int] | None:
 def fill_bytes(layout: Layout) -> int:
     """What fills take of the disk."""
     return sum(size for _, size in _fills(layout))
-
-
-def _connect(path: Path) -> sqlite3.Connection:
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=_PATIENCE, isolation_level=None)
 
 
 def _targets(db: sqlite3.Connection, policy: Policy) -> tuple[dict[Digest, Name], dict[Digest, set[Digest]]]:

@@ -5,16 +5,15 @@ What is lost with the file is checked again: nothing else follows from it.
 
 from __future__ import annotations
 
-import contextlib
-import sqlite3
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from aibrother_node.content.digest import Digest
-from aibrother_node.store.database import named, open_part, transaction
+from aibrother_node.store.database import durable, open_part
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    import sqlite3
+    from collections.abc import Iterable
     from pathlib import Path
 
 _STEPS: Final = (
@@ -89,7 +88,7 @@ class ScrubBook:
 
     def put(self, sound: Iterable[Sound]) -> None:
         """Enter blobs that were checked and are sound, in one transaction."""
-        with self._transaction():
+        with durable(self._db):
             for one in sound:
                 self._put(*one)
 
@@ -105,24 +104,11 @@ class ScrubBook:
     def completed(self, now: float, there: Iterable[Digest]) -> None:
         """A pass over all blobs is over; what is known of others than these is forgotten."""
         known = {digest.raw for digest in there}
-        with self._transaction():
+        with durable(self._db):
             gone = [(row[0],) for row in self._db.execute("SELECT digest FROM scrubbed") if row[0] not in known]
             self._db.executemany("DELETE FROM scrubbed WHERE digest = ?", gone)
             self._db.execute("DELETE FROM scrub_passes")
             self._db.execute("INSERT INTO scrub_passes VALUES (?)", (now,))
-
-    @contextlib.contextmanager
-    def _transaction(self) -> Iterator[None]:
-        """One durable transaction.
-
-        Raises:
-            DiskFull: there is no room.
-        """
-        try:
-            with transaction(self._db):
-                yield
-        except sqlite3.Error as error:
-            raise named(error) from error
 
     def last_completed(self) -> float | None:
         """When the last pass over all blobs ended, in seconds since 1970."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from aibrother_node.errors import Temporary
+from aibrother_node.store.database import read_only
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -178,7 +179,7 @@ def read_rows(
     if not path.exists():
         return []  # nothing has been entered yet
     try:
-        db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, timeout=10.0)
+        db = read_only(path, 10.0)
     except sqlite3.OperationalError as error:
         raise Temporary(f"the audit log can't be read now: {error}") from error
     try:
