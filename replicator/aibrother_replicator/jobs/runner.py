@@ -308,7 +308,10 @@ class JobRunner:
                 only = await slot.insist(lambda: self._book.run(lambda book: book.only(live.job)), unless=slot.stopping)
             await self._kinds[live.job.kind].run(live.job.request, BookedProgress(self._book, slot, only, self._clock))
         except asyncio.CancelledError:
-            return _STOPPED if slot.stopping.is_set() else "its work was broken off by itself"
+            task = asyncio.current_task()
+            # cancelled by nobody here: the event loop ends, as it does when the supervisor is gone
+            ending = task is not None and task.cancelling() > 0
+            return _STOPPED if ending or slot.stopping.is_set() else "its work was broken off by itself"
         except NodeError as error:
             # what it needs may be ending before it
             return _STOPPED if self._closing.is_set() else str(error) or type(error).__name__

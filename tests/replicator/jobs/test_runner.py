@@ -373,6 +373,17 @@ async def test_watchers(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert (await waiting)[-1]["state"] == "running", "the node ends: so do its watchers, without a final state"
 
 
+async def test_a_loop_that_ends_fails_no_job(path: Path) -> None:
+    async with running(path, {"steps": Steps(_wait)}) as runner:
+        job = await runner.submit("steps", {})
+        await state_of(runner, job, "running")
+        (task,) = [task for task in asyncio.all_tasks() if task.get_name() == f"steps {job}"]
+        task.cancel()
+        await asyncio.wait([task])
+    async with running(path, {"steps": Steps(_wait)}) as runner:
+        assert (await state_of(runner, job, "running"))["errors"] == []
+
+
 async def test_too_many(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runner_module, "MAX_OPEN", 2)
 
